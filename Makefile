@@ -1,0 +1,63 @@
+# Convene Keys: `make` or `make help` lists what there is to do.
+.DEFAULT_GOAL := help
+.PHONY: help install run demo test lint
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+FLASK := $(BIN)/flask --app wsgi
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes
+SERVE := exec $(BIN)/gunicorn --config deploy/gunicorn.conf.py --bind "127.0.0.1:$${PORT:-8000}"
+# The first Python that is new enough. Set PYTHON to choose another.
+NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$python" -c '$(NEW_ENOUGH)' 2>/dev/null && { echo "$$python"; break; }; done)
+# Only as root, or where sudo asks for no password.
+INSTALL_CHROMIUM := sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	$$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y chromium
+
+help: ## List what make can do here
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/runtime ## Only set up what running it needs, in .venv
+
+run: .venv/runtime ## Set up what is missing, then serve on 127.0.0.1:8000, or PORT
+	@$(FLASK) db upgrade
+	@link="$$($(FLASK) setup-link)" || exit 1; \
+	if [ -n "$$link" ]; then printf '\n  Set up Convene Keys here: %s\n\n' "$$link"; fi; \
+	$(SERVE)
+
+demo: export DATABASE_URL := sqlite:///$(CURDIR)/instance/demo/convene_keys.db
+demo: .venv/runtime ## The same with a database of its own, full of sample data
+	@unset DATABASE_URL_FILE; $(FLASK) db upgrade
+	@unset DATABASE_URL_FILE; sign_in="$$($(FLASK) demo)" || exit 1; \
+	printf '\n  %s\n\n' "$$sign_in"; \
+	$(SERVE)
+
+test: .venv/tests ## Set up what the tests need, then run every test
+	@command -v chromium >/dev/null || { $(INSTALL_CHROMIUM); } >/dev/null 2>&1 || { \
+	echo "The browser tests need Chromium. Please install it: apt-get install -y chromium" >&2; exit 1; }
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
+
+lint: .venv/tests ## Check style, types, layers and templates; changes nothing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/djlint templates --check --quiet
+	$(BIN)/djlint templates --lint --quiet
+
+.venv/bin/python:
+	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer with its venv module is needed, for example: apt-get install python3 python3-venv" >&2; exit 1; fi
+	@"$(PYTHON)" -m venv --clear .venv || { rm -rf .venv; exit 1; }
+
+# These files are there once their requirements are installed, and as old as that.
+.venv/runtime: requirements.txt | .venv/bin/python
+	@echo "Installing what Convene Keys needs into .venv …"
+	@$(PIP_INSTALL) -r requirements.txt
+	@touch $@
+
+.venv/tests: requirements-dev.txt .venv/runtime
+	@echo "Installing what the tests need into .venv …"
+	@$(PIP_INSTALL) -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,96 @@
+"""Convene Keys: API keys for market organizers, and an audit log of everything they do."""
+
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+from flask import Flask, Response, request
+from flask.typing import ResponseReturnValue
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from convene_keys import access, api, cli, config, errors, web
+from convene_keys.extensions import csrf, db, htmx, login, migrate, prepare_sqlite
+
+ROOT = Path(__file__).resolve().parent.parent
+FORM_MAX = 64 * 1024
+log = logging.getLogger(__name__)
+
+
+def create_app(environ: Mapping[str, str] | None = None) -> Flask:
+    """The application, configured from `environ` (by default the process's own).
+
+    Raises `config.ConfigError` with one line for a person when a value can't be used.
+    """
+    settings = config.load(environ)
+    app = Flask(
+        __name__,
+        template_folder=ROOT / "templates",
+        static_folder=ROOT / "static",
+        instance_path=str(settings.instance_path),
+    )
+    app.config.update(
+        SETTINGS=settings,
+        SECRET_KEY=settings.secret_key,
+        SQLALCHEMY_DATABASE_URI=settings.database_url,
+        MAX_CONTENT_LENGTH=FORM_MAX,
+        MAX_FORM_MEMORY_SIZE=FORM_MAX,
+        MAX_FORM_PARTS=100,
+        SEND_FILE_MAX_AGE_DEFAULT=timedelta(days=365),  # addresses carry the files' version
+        SESSION_COOKIE_NAME="__Host-convene" if settings.secure else "convene",
+        SESSION_COOKIE_SECURE=settings.secure,
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        WTF_CSRF_TIME_LIMIT=None,  # a form left open over lunch is still good; a session ends
+        WTF_CSRF_SSL_STRICT=True,
+    )
+    if settings.database_url.startswith("sqlite:///"):
+        Path(settings.database_url.removeprefix("sqlite:///")).parent.mkdir(
+            mode=0o700, parents=True, exist_ok=True
+        )
+    if settings.trusted_proxies:
+        hops = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
+
+    db.init_app(app)
+    with app.app_context():
+        if db.engine.dialect.name == "sqlite":
+            prepare_sqlite(db.engine)
+    migrate.init_app(app, db, directory=str(ROOT / "migrations"))
+    app.before_request(access.guard)  # before the CSRF check: who are you comes first
+    login.init_app(app)
+    csrf.init_app(app)
+    htmx.init_app(app)
+    web.init_app(app)
+    api.init_app(app)
+    cli.init_app(app)
+    app.register_error_handler(Exception, _answer_error)
+    app.after_request(_stamp)
+    return app
+
+
+def _answer_error(error: Exception) -> ResponseReturnValue:
+    """Every error leaves here: a problem document below /api, a page elsewhere."""
+    if isinstance(error, errors.Problem):
+        problem = error
+    elif isinstance(error, HTTPException) and error.code is not None:
+        if error.code < 400:  # a redirect that routing raised
+            return error
+        allowed = getattr(error, "valid_methods", None) or ()
+        problem = errors.of_status(error.code, error.description or error.name, allowed)
+    elif isinstance(error, OperationalError | InterfaceError | TimeoutError):
+        log.warning("database away: %s", error.__class__.__name__, exc_info=error)
+        problem = errors.Unavailable("The database can’t be reached. Please try again in a moment.")
+    else:
+        log.error("unexpected error", exc_info=error)
+        problem = errors.Problem("This is our fault, not yours. Nothing was changed.")
+    if request.path.startswith("/api/"):
+        return api.problem_document(problem)
+    return web.problem_page(problem)
+
+
+def _stamp(response: Response) -> Response:
+    response.headers["X-Request-Id"] = access.origin().request_id or ""
+    return response

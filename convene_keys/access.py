@@ -1,0 +1,142 @@
+"""Who may open which route. Every view declares it; one guard reads it; none means nobody."""
+
+import ipaddress
+import secrets
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, TypeVar
+from urllib.parse import unquote_plus
+
+from flask import Flask, abort, current_app, g, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+from flask_login import current_user
+from werkzeug.routing import RequestRedirect
+
+from convene_keys import operations, tokens
+from convene_keys.audit import Actor, Origin
+from convene_keys.config import Settings
+from convene_keys.errors import Forbidden, Malformed
+from convene_keys.models import Role
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+class Access(StrEnum):
+    """`OPEN`: everyone, a key too. `PUBLIC`: everyone but a key. `KEY`: a key. Else a role."""
+
+    OPEN = "open"
+    PUBLIC = "public"
+    KEY = "key"
+    VIEWER = Role.VIEWER.value
+    MANAGER = Role.MANAGER.value
+    ADMIN = Role.ADMIN.value
+
+
+def access(level: Access) -> Callable[[View], View]:
+    """Declare who may open a view."""
+
+    def declare(view: View) -> View:
+        view.access = level  # type: ignore[attr-defined]
+        return view
+
+    return declare
+
+
+def declared(app: Flask, endpoint: str) -> Access | None:
+    if endpoint == "static":
+        return Access.OPEN
+    return getattr(app.view_functions[endpoint], "access", None)
+
+
+def settings() -> Settings:
+    configured: Settings = current_app.config["SETTINGS"]
+    return configured
+
+
+def origin() -> Origin:
+    """From where this request came, with an id of its own that the answer carries as well."""
+    if "origin" not in g:
+        try:
+            address = ipaddress.ip_address((request.remote_addr or "").partition("%")[0])
+            ip: str | None = str(getattr(address, "ipv4_mapped", None) or address)
+        except ValueError:  # a socket file, or nonsense from a proxy
+            ip = None
+        agent = _printable(request.user_agent.string)[:256] or None
+        g.origin = Origin(ip, agent, secrets.token_hex(8))
+    found: Origin = g.origin
+    return found
+
+
+def member_actor() -> Actor:
+    """The signed-in member, as who acts."""
+    return Actor.of_member(current_user.member, origin())
+
+
+def may(role: str) -> bool:
+    """Whether the signed-in member's role covers `role`."""
+    return bool(current_user.is_authenticated and current_user.role.covers(Role(role)))
+
+
+def presented_key() -> str | None:
+    """The key in the request's header; an empty one counts. None when there is no such header."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    return request.headers.get("X-API-Key")
+
+
+def guard() -> ResponseReturnValue | None:
+    """Before every request: keys only where they belong, people only where their role allows."""
+    _refuse_key_outside_header()
+    if isinstance(request.routing_exception, RequestRedirect):
+        return None
+    level = declared(current_app, request.endpoint) if request.endpoint else None
+    if level in (Access.OPEN, Access.KEY):
+        return None
+    token = presented_key()
+    if token is not None and tokens.is_well_formed(token):
+        raise operations.refuse(
+            request.method, request.path, token, origin(), settings().key_peppers
+        )
+    if request.endpoint is None or level is Access.PUBLIC:
+        return None
+    if not current_user.is_authenticated:
+        return _to_sign_in()
+    if level is None or not may(level):
+        raise Forbidden("Your role doesn’t allow this. Please ask an admin of your organization.")
+    return None
+
+
+def _to_sign_in() -> ResponseReturnValue:
+    wanted = request.full_path.rstrip("?") if request.method == "GET" else None
+    address = url_for("auth.login", next=wanted)
+    if request.headers.get("HX-Request") == "true":
+        return "", 401, {"HX-Redirect": url_for("auth.login")}
+    return redirect(address, 303)
+
+
+def _refuse_key_outside_header() -> None:
+    """A key in an address or a form ends up in histories, logs and databases: refuse it unread."""
+    try:
+        query = unquote_plus(request.query_string.decode())
+    except UnicodeDecodeError:  # which would fail wherever the query is read
+        raise Malformed("The address is not well-formed.") from None
+    found = tokens.PATTERN.search(f"{request.path} {query}")
+    if not found and request.mimetype in (
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+    ):
+        if request.files:
+            abort(415)
+        pairs = request.form.items(multi=True)
+        found = tokens.PATTERN.search(" ".join(text for pair in pairs for text in pair))
+    if found:
+        raise Malformed(
+            "An API key belongs in the Authorization header only. This one has been seen where it "
+            "may be kept: please revoke it and make a new one.",
+            code="key_outside_header",
+        )
+
+
+def _printable(text: str) -> str:
+    return "".join(character for character in text if character.isprintable())

@@ -1,0 +1,269 @@
+"""Signing in: passwords checked, tries counted for all workers, sessions kept on the server."""
+
+import hashlib
+import ipaddress
+import math
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session, joinedload
+
+from convene_keys import clock, passwords
+from convene_keys.audit import Actor, Origin, record
+from convene_keys.errors import FieldError, Invalid, NotFound, TooMany
+from convene_keys.events import Action, Outcome
+from convene_keys.extensions import serialize, transaction
+from convene_keys.models import Member, SignInAttempt, SignInSession
+from convene_keys.names import fold
+from convene_keys.tokens import redact
+
+# OWASP ASVS 5.0 6.3.1: guessing is slowed per account and address, per address, and per account.
+WINDOW = timedelta(minutes=15)
+TRIES_PER_ACCOUNT_AND_NETWORK, TRIES_PER_NETWORK, TRIES_PER_ACCOUNT = 10, 50, 50
+
+FRESH_FOR = timedelta(minutes=30)
+SEEN_EVERY = timedelta(minutes=1)
+WRONG = "The email or the password is not right. Please check both and try again."
+
+
+def sign_in(email: str, password: str, origin: Origin, peppers: Sequence[str]) -> str:
+    """The token of a new session, for the cookie.
+
+    Raises `Invalid` when they don't fit, alike for a wrong password and an unknown or disabled
+    member, and `TooMany` after too many tries.
+    """
+    email_folded = fold(email.replace("\0", "").strip())  # PostgreSQL keeps no null bytes
+    stored = _reserve(email_folded, origin)
+    fitting = passwords.fits(password, stored, peppers)
+    renewed = None
+    if fitting and stored is not None and passwords.is_outdated(stored, peppers):
+        renewed = passwords.hash_password(password, peppers)
+    with transaction() as session:
+        member = session.scalar(
+            select(Member)
+            .where(Member.email_folded == email_folded)
+            .options(joinedload(Member.organization))
+        )
+        if member is None or not fitting or member.disabled_at or member.password_hash != stored:
+            if member is not None:
+                actor = Actor.of_member(member, origin)
+                record(session, actor, Action.MEMBER_SIGN_IN_FAILED, outcome=Outcome.FAILED)
+            failed = True
+        else:
+            failed = False
+            _forget_tries(session, email_folded)
+            member.password_hash = renewed or stored
+            token = _begin(session, member, origin)
+    if failed:
+        raise Invalid([FieldError("password", WRONG)])
+    return token
+
+
+def start_session(member_id: int, origin: Origin) -> str:
+    """The token of a new session for a member who proved by a one-time link who they are.
+
+    Raises `NotFound` when they were disabled meanwhile.
+    """
+    with transaction() as session:
+        member = session.get(Member, member_id)
+        if member is None or member.disabled_at is not None:
+            raise NotFound("There is no such member.")
+        _forget_tries(session, member.email_folded)
+        return _begin(session, member, origin)
+
+
+def check_password(
+    member: Member, session_id: int, password: str, origin: Origin, peppers: Sequence[str]
+) -> None:
+    """Ask a signed-in member for the password again, and keep that it was right.
+
+    Raises `Invalid` or `TooMany`, counted with the tries to sign in.
+    """
+    email_folded = member.email_folded
+    stored = _reserve(email_folded, origin)
+    fitting = passwords.fits(password, stored, peppers)
+    with transaction() as session:
+        if fitting:
+            _forget_tries(session, email_folded)
+            session.execute(
+                update(SignInSession)
+                .where(SignInSession.id == session_id)
+                .values(password_checked_at=clock.now())
+            )
+        else:
+            actor = Actor.of_member(member, origin)
+            record(session, actor, Action.MEMBER_SIGN_IN_FAILED, outcome=Outcome.FAILED)
+    if not fitting:
+        raise Invalid([FieldError("current_password", "This is not your password.")])
+
+
+def session_of(
+    session: Session, token: str, *, idle: timedelta, most: timedelta
+) -> SignInSession | None:
+    """The living session that `token` opens, with its member and organization."""
+    now = clock.now()
+    return session.scalar(
+        select(SignInSession)
+        .join(SignInSession.member)
+        .where(
+            SignInSession.digest == _digest(token),
+            SignInSession.ended_at.is_(None),
+            SignInSession.last_seen_at > now - idle,
+            SignInSession.created_at > now - most,
+            Member.disabled_at.is_(None),
+        )
+        .options(joinedload(SignInSession.member).joinedload(Member.organization))
+    )
+
+
+def is_fresh(signed_in: SignInSession) -> bool:
+    """Whether the password was checked in the last 30 minutes (OWASP ASVS 5.0 7.5.1)."""
+    return signed_in.password_checked_at > clock.now() - FRESH_FOR
+
+
+def note_seen(session_id: int, last_seen_at: datetime) -> bool:
+    """Keep that a session is in use, at most once a minute; whether anything was written."""
+    if clock.now() - last_seen_at < SEEN_EVERY:
+        return False
+    with transaction() as session:
+        session.execute(
+            update(SignInSession)
+            .where(SignInSession.id == session_id)
+            .values(last_seen_at=clock.now())
+        )
+    return True
+
+
+def sign_out(actor: Actor, session_id: int) -> None:
+    """End one session on the server: a copy of its cookie is dead from now on."""
+    with transaction() as session:
+        _end(session, SignInSession.id == session_id)
+        record(session, actor, Action.MEMBER_SIGNED_OUT)
+
+
+def end_other_sessions(actor: Actor, session_id: int) -> None:
+    """End every session of the acting member but this one."""
+    with transaction() as session:
+        _end(session, SignInSession.member_id == actor.member_id, SignInSession.id != session_id)
+        record(session, actor, Action.MEMBER_SESSIONS_ENDED)
+
+
+def sessions(
+    session: Session, member_id: int, *, idle: timedelta, most: timedelta
+) -> Sequence[SignInSession]:
+    """The member's living sessions, the one used last first."""
+    now = clock.now()
+    return session.scalars(
+        select(SignInSession)
+        .where(
+            SignInSession.member_id == member_id,
+            SignInSession.ended_at.is_(None),
+            SignInSession.last_seen_at > now - idle,
+            SignInSession.created_at > now - most,
+        )
+        .order_by(SignInSession.last_seen_at.desc(), SignInSession.id.desc())
+        .limit(50)
+    ).all()
+
+
+def change_password(
+    actor: Actor, member: Member, session_id: int, new: str, peppers: Sequence[str]
+) -> None:
+    """Set the acting member's own password; every other session of theirs ends.
+
+    The current one has been checked by the caller. Raises `Invalid` for a weak password.
+    """
+    require_strong("new_password", new, member.name, member.email, member.organization.name)
+    hashed = passwords.hash_password(new, peppers)
+    with transaction() as session:
+        session.execute(
+            update(Member).where(Member.id == actor.member_id).values(password_hash=hashed)
+        )
+        _end(session, SignInSession.member_id == actor.member_id, SignInSession.id != session_id)
+        record(session, actor, Action.MEMBER_PASSWORD_CHANGED)
+
+
+def end_sessions_of(session: Session, member_id: int) -> None:
+    """End every session of a member in the caller's transaction."""
+    _end(session, SignInSession.member_id == member_id)
+
+
+def require_strong(field: str, password: str, *words: str) -> None:
+    """Raises `Invalid` on `field` when the password is too weak for this person."""
+    weakness = passwords.weakness(password, words)
+    if weakness is not None:
+        raise Invalid([FieldError(field, weakness)])
+
+
+def _reserve(email_folded: str, origin: Origin) -> str | None:
+    """Count a try before it is made, so that many at once can't slip through; the stored hash."""
+    now, digest, network = clock.now(), _digest(email_folded), _network(origin.ip)
+    with transaction() as session:
+        serialize(session, "sign-in")
+        session.execute(delete(SignInAttempt).where(SignInAttempt.at <= now - WINDOW))
+        account, address = SignInAttempt.email_digest == digest, SignInAttempt.network == network
+        for conditions, most in (
+            ((account, address), TRIES_PER_ACCOUNT_AND_NETWORK),
+            ((address,), TRIES_PER_NETWORK),
+            ((account,), TRIES_PER_ACCOUNT),
+        ):
+            tries, first = session.execute(
+                select(func.count(), func.min(SignInAttempt.at)).where(*conditions)
+            ).one()
+            if tries >= most:
+                wait = math.ceil((first + WINDOW - now).total_seconds())
+                minutes = "a minute" if wait <= 60 else f"{math.ceil(wait / 60)} minutes"
+                raise TooMany(
+                    f"There were too many tries. Please wait {minutes}.", retry_after=wait
+                )
+        session.add(SignInAttempt(at=now, email_digest=digest, network=network))
+        stored: str | None = session.scalar(
+            select(Member.password_hash).where(Member.email_folded == email_folded)
+        )
+        return stored
+
+
+def _begin(session: Session, member: Member, origin: Origin) -> str:
+    token = secrets.token_urlsafe(32)
+    session.add(
+        SignInSession(
+            member=member,
+            digest=_digest(token),
+            ip=origin.ip,
+            user_agent=redact(origin.user_agent or "")[:256] or None,
+        )
+    )
+    record(session, Actor.of_member(member, origin), Action.MEMBER_SIGNED_IN)
+    return token
+
+
+def _forget_tries(session: Session, email_folded: str) -> None:
+    session.execute(
+        delete(SignInAttempt).where(SignInAttempt.email_digest == _digest(email_folded))
+    )
+
+
+def _end(session: Session, *conditions: object) -> None:
+    session.execute(
+        update(SignInSession)
+        .where(SignInSession.ended_at.is_(None), *conditions)  # type: ignore[arg-type]
+        .values(ended_at=clock.now())
+    )
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _network(ip: str | None) -> str:
+    """An IPv4 address, or the /64 of an IPv6 one: who has one address there has them all."""
+    if ip is None:
+        return ""
+    address = ipaddress.ip_address(ip)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped:  # how a socket that serves both kinds names an IPv4 address
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+    return str(address)

@@ -1,0 +1,30 @@
+"""Problems as `application/problem+json` (RFC 9457)."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from flask import Response
+
+from convene_keys.access import origin, settings
+from convene_keys.errors import Invalid, Problem
+
+
+def problem_document(problem: Problem) -> Response:
+    """The answer that tells a machine what went wrong: a stable `code`, a sentence, the request."""
+    body: dict[str, Any] = {
+        "type": f"{settings().base_url}/docs/api#{problem.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "code": problem.code,
+        "request_id": origin().request_id,
+    }
+    if isinstance(problem, Invalid):
+        body["errors"] = [asdict(error) for error in problem.errors]
+    return Response(
+        json.dumps(body, ensure_ascii=False),
+        status=problem.status,
+        headers=problem.headers,
+        mimetype="application/problem+json",
+    )

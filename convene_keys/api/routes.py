@@ -1,0 +1,131 @@
+"""`/api/v1/admin`: one route an operation, and one for everything a key may not ask for."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from flask import Blueprint, Response, request
+from pydantic import BaseModel
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from convene_keys import operations
+from convene_keys.access import Access, access, origin, presented_key, settings
+from convene_keys.errors import (
+    FieldError,
+    Invalid,
+    Malformed,
+    NotFound,
+    TooLarge,
+    Unauthenticated,
+    UnsupportedMediaType,
+)
+from convene_keys.operations import OPERATIONS, Operation
+from convene_keys.schemas import NUMBER_MAX
+
+T = TypeVar("T")
+BODY_MAX = 16 * 1024
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+blueprint = Blueprint("api", __name__, url_prefix="/api/v1/admin")
+
+
+def _key() -> str:
+    token = presented_key()
+    if not token:
+        raise Unauthenticated("Send an API key as Authorization: Bearer KEY.", code="key_missing")
+    return token
+
+
+def _view(operation: Operation) -> Callable[..., Response]:
+    @access(Access.KEY)
+    def view(id: int | None = None) -> Response:
+        read = partial(_input, operation, {} if id is None else {"id": id})
+        answer = operations.run(operation, _key(), read, origin(), settings().key_peppers, id)
+        response = Response(answer.model_dump_json(), mimetype="application/json")
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    return view
+
+
+def _input(operation: Operation, path: dict[str, int]) -> BaseModel:
+    """The operation's input from the path and the query, or the path and the body."""
+    try:
+        if operation.method == "GET":
+            return operation.from_strings(_query() | {k: str(v) for k, v in path.items()})
+        if request.args:
+            raise Malformed("Send the input as a JSON body, not in the address.")
+        return operation.from_json(_body() | path)
+    except Invalid:
+        if path and not 1 <= path["id"] <= NUMBER_MAX:
+            raise NotFound(f"There is no {operation.noun} with this number.") from None
+        raise
+
+
+def _query() -> dict[str, str]:
+    twice = [name for name, values in request.args.lists() if len(values) > 1]
+    if twice:
+        raise Invalid([FieldError(name[:100], "Give this once only.") for name in twice])
+    return _without_id(request.args.to_dict())
+
+
+def _body() -> dict[str, Any]:
+    """The JSON object in the body; an empty body counts as an empty object."""
+    request.max_content_length = BODY_MAX
+    try:
+        if request.form:  # read by the guard already, so the body would look empty
+            raise _not_json()
+        raw = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise TooLarge(f"A body may have {BODY_MAX:,} bytes at the most.") from None
+    if not raw:
+        return {}
+    if request.mimetype != "application/json":
+        raise _not_json()
+    try:
+        body = json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_members)
+    except (ValueError, RecursionError):
+        raise Malformed("The body is not well-formed JSON.") from None
+    if not isinstance(body, dict):
+        raise Malformed("The body must be a JSON object.")
+    return _without_id(body)
+
+
+def _without_id(given: dict[str, T]) -> dict[str, T]:
+    if "id" in given:
+        raise Invalid([FieldError("id", "The number belongs in the address only.")])
+    return given
+
+
+def _not_json() -> UnsupportedMediaType:
+    return UnsupportedMediaType("Send JSON, with Content-Type: application/json.")
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a member is there twice")  # which one counts is anybody's guess
+    return members
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+@blueprint.route("/", defaults={"path": ""}, methods=METHODS, provide_automatic_options=False)
+@blueprint.route("/<path:path>", methods=METHODS, provide_automatic_options=False)
+@access(Access.KEY)
+def anything_else(path: str) -> Response:
+    """What no operation answers to: off limits, another method, or nothing at all; recorded."""
+    raise operations.refuse(request.method, f"/{path}", _key(), origin(), settings().key_peppers)
+
+
+for _operation in OPERATIONS:
+    blueprint.add_url_rule(
+        _operation.path.replace("{id}", "<int:id>"),
+        endpoint=_operation.name,
+        view_func=_view(_operation),
+        methods=[_operation.method],
+        provide_automatic_options=False,
+    )

@@ -1,0 +1,267 @@
+"""The audit log: record an event beside the change it tells of, list events, export them."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, func, or_, select, tuple_
+from sqlalchemy.orm import Session
+
+from convene_keys import clock
+from convene_keys.errors import Malformed
+from convene_keys.events import Action, ActorKind, Outcome
+from convene_keys.models import ApiKey, AuditEvent, Member
+from convene_keys.tokens import redact
+
+COLUMNS = (
+    "id",
+    "at",
+    "organization_id",
+    "actor",
+    "key_id",
+    "key_name",
+    "member_id",
+    "member_name",
+    "action",
+    "target_type",
+    "target_id",
+    "target_name",
+    "outcome",
+    "ip",
+    "user_agent",
+    "request_id",
+    "detail",
+)
+COUNT_CAP = 1_000
+_EXPORT_BATCH = 1_000
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """From where a request came."""
+
+    ip: str | None = None
+    user_agent: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who acts, for which organization, and from where. Every change takes one."""
+
+    kind: ActorKind
+    organization_id: int
+    origin: Origin = field(default_factory=Origin)
+    key_id: int | None = None
+    key_name: str | None = None
+    member_id: int | None = None
+    member_name: str | None = None
+
+    @classmethod
+    def of_key(cls, key: ApiKey, origin: Origin) -> "Actor":
+        return cls(ActorKind.KEY, key.organization_id, origin, key_id=key.id, key_name=key.name)
+
+    @classmethod
+    def of_member(cls, member: Member, origin: Origin) -> "Actor":
+        return cls(
+            ActorKind.MEMBER,
+            member.organization_id,
+            origin,
+            member_id=member.id,
+            member_name=member.name,
+        )
+
+    @classmethod
+    def system(cls, organization_id: int, origin: Origin | None = None) -> "Actor":
+        return cls(ActorKind.SYSTEM, organization_id, origin or Origin())
+
+    @property
+    def name(self) -> str:
+        return self.key_name or self.member_name or "the system"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The thing that something was done to, with its name as it is now."""
+
+    type: str
+    id: int | str | None
+    name: str
+
+
+def record(
+    session: Session,
+    actor: Actor,
+    action: Action,
+    target: Target | None = None,
+    outcome: Outcome = Outcome.OK,
+    detail: Mapping[str, Any] | None = None,
+) -> AuditEvent:
+    """Write one event in the caller's transaction: no event, no change.
+
+    `detail` holds JSON values. Whatever looks like a key is cut to its hint before it is written.
+    """
+    origin = actor.origin
+    event = AuditEvent(
+        at=clock.now(),
+        organization_id=actor.organization_id,
+        actor=actor.kind,
+        key_id=actor.key_id,
+        key_name=redact(actor.key_name) if actor.key_name else None,
+        member_id=actor.member_id,
+        member_name=redact(actor.member_name) if actor.member_name else None,
+        action=action,
+        target_type=target.type if target else None,
+        target_id=str(target.id) if target and target.id is not None else None,
+        target_name=redact(target.name)[:200] if target else None,
+        outcome=outcome,
+        ip=origin.ip,
+        user_agent=redact(origin.user_agent)[:256] if origin.user_agent else None,
+        request_id=origin.request_id,
+        detail=json.loads(redact(json.dumps(dict(detail or {})))),
+    )
+    session.add(event)
+    session.flush()
+    return event
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which events: each part narrows. `since` is included, `until` is not."""
+
+    key: int | None = None
+    action: str = ""
+    member: int | None = None
+    outcome: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    q: str = ""
+
+
+def matching(organization_id: int, wanted: Filter) -> Select[AuditEvent]:
+    """The organization's events that fit `wanted`, in no order yet."""
+    query = select(AuditEvent).where(AuditEvent.organization_id == organization_id)
+    for column, value in (
+        (AuditEvent.key_id, wanted.key),
+        (AuditEvent.action, wanted.action or None),
+        (AuditEvent.member_id, wanted.member),
+        (AuditEvent.outcome, wanted.outcome or None),
+    ):
+        if value is not None:
+            query = query.where(column == value)
+    if wanted.since is not None:
+        query = query.where(AuditEvent.at >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(AuditEvent.at < wanted.until)
+    q = wanted.q.replace("\0", "")  # PostgreSQL takes no null bytes
+    if q:
+        query = query.where(
+            or_(
+                AuditEvent.key_name.icontains(q, autoescape=True),
+                AuditEvent.member_name.icontains(q, autoescape=True),
+                AuditEvent.target_name.icontains(q, autoescape=True),
+                AuditEvent.action.icontains(q, autoescape=True),
+                AuditEvent.ip == q,
+                AuditEvent.request_id == q,
+            )
+        )
+    return query
+
+
+def page(
+    session: Session, organization_id: int, wanted: Filter, *, before: int | None, limit: int
+) -> tuple[Sequence[AuditEvent], int | None]:
+    """Events, newest first, and the cursor of the next page (the id of this page's last event).
+
+    Each page is one range of an index, so the thousandth costs what the first does. Raises
+    `Malformed` when `before` is no event of this organization.
+    """
+    query = matching(organization_id, wanted)
+    if before is not None:
+        last = get(session, organization_id, before)
+        query = query.where(tuple_(AuditEvent.at, AuditEvent.id) < (last.at, last.id))
+    query = query.order_by(AuditEvent.at.desc(), AuditEvent.id.desc()).limit(limit + 1)
+    events = session.scalars(query).all()
+    return events[:limit], events[limit - 1].id if len(events) > limit else None
+
+
+def get(session: Session, organization_id: int, cursor: int) -> AuditEvent:
+    """The event that a cursor names. Raises `Malformed` when it is none of this organization."""
+    event = session.scalar(
+        select(AuditEvent).where(
+            AuditEvent.organization_id == organization_id, AuditEvent.id == cursor
+        )
+    )
+    if event is None:
+        raise Malformed("This cursor is not known.", code="invalid_cursor")
+    return event
+
+
+def count(session: Session, organization_id: int, wanted: Filter) -> tuple[int, bool]:
+    """How many events fit, and whether there are more than that: counting stops at the cap."""
+    some = matching(organization_id, wanted).with_only_columns(AuditEvent.id)
+    found = session.scalar(select(func.count()).select_from(some.limit(COUNT_CAP + 1).subquery()))
+    return min(found or 0, COUNT_CAP), (found or 0) > COUNT_CAP
+
+
+def export(session: Session, organization_id: int, wanted: Filter) -> Iterator[AuditEvent]:
+    """Every event that fits and was there when it began, oldest first, a batch at a time.
+
+    Each batch is a read of its own, so that a long download holds no snapshot open.
+    """
+    query = (
+        matching(organization_id, wanted)
+        .where(AuditEvent.at <= clock.now())
+        .order_by(AuditEvent.at, AuditEvent.id)
+        .limit(_EXPORT_BATCH)
+    )
+    batch = session.scalars(query).all()
+    while batch:
+        yield from batch
+        last = (batch[-1].at, batch[-1].id)
+        session.rollback()
+        session.expunge_all()
+        batch = session.scalars(query.where(tuple_(AuditEvent.at, AuditEvent.id) > last)).all()
+
+
+def as_dict(event: AuditEvent) -> dict[str, Any]:
+    """The event's columns under their contract names; `at` as RFC 3339 in UTC."""
+    row = {column: getattr(event, column) for column in COLUMNS}
+    row["at"] = rfc3339(event.at)
+    return row
+
+
+def rfc3339(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def jsonl_lines(events: Iterator[AuditEvent]) -> Iterator[str]:
+    for event in events:
+        yield json.dumps(as_dict(event), ensure_ascii=False) + "\n"
+
+
+def csv_lines(events: Iterator[AuditEvent]) -> Iterator[str]:
+    """CSV by RFC 4180, safe to open in a spreadsheet."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(COLUMNS)
+    for event in events:
+        row = as_dict(event)
+        row["detail"] = json.dumps(row["detail"], ensure_ascii=False)
+        writer.writerow([_inert(value) for value in row.values()])
+        yield buffer.getvalue()
+        buffer.seek(0)
+        buffer.truncate()
+    yield buffer.getvalue()
+
+
+def _inert(value: object) -> object:
+    """Text that a spreadsheet would run as a formula, with an apostrophe before it (OWASP)."""
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value

@@ -1,0 +1,150 @@
+"""The organization that `make demo` shows: a season of markets, and keys that have been at work."""
+
+import base64
+import hmac
+from contextlib import suppress
+from dataclasses import dataclass
+
+import click
+from flask.cli import with_appcontext
+from sqlalchemy import func, select
+
+from convene_keys import keys, operations, passwords, sample_data, team
+from convene_keys.access import settings
+from convene_keys.audit import Actor, Origin
+from convene_keys.cli.terms import Command
+from convene_keys.errors import Problem
+from convene_keys.extensions import db
+from convene_keys.models import Booking, BookingStatus, Member, Role, Scope, Tool
+
+ORGANIZATION, ADMIN, EMAIL = "Tidewater Markets", "Maya Lindqvist", "maya@example.org"
+_OTHERS = (
+    ("Tomasz Adeyemi", "tomasz@example.org", Role.MANAGER),
+    ("Inès Okonjo", "ines@example.org", Role.VIEWER),
+)
+
+
+@click.command("demo", cls=Command)
+@with_appcontext
+def demo() -> None:
+    """Set up the demo organization when the database is empty; print how to sign in."""
+    password = _password()
+    if team.is_empty(db.session()):
+        _set_up(password)
+    admin = db.session.scalar(select(Member).where(Member.email_folded == EMAIL))
+    if admin is None:
+        raise click.ClickException("This database has another organization: it is no demo.")
+    if not passwords.fits(password, admin.password_hash, settings().key_peppers):
+        password = "(the one you set)"  # noqa: S105
+    click.echo(f"Sign in at {settings().base_url} with {EMAIL} and the password {password}")
+
+
+def _password() -> str:
+    """Derived from the installation's secret: no start needs to keep it, and all print the same."""
+    digest = hmac.digest(settings().secret_key.encode(), b"convene-keys demo password", "sha256")
+    letters = base64.b32encode(digest).decode().lower()
+    return "-".join(letters[i : i + 4] for i in range(0, 20, 4))
+
+
+def _set_up(password: str) -> None:
+    peppers = settings().key_peppers
+    organization, maya = team.create_organization(
+        name=ORGANIZATION,
+        admin_name=ADMIN,
+        admin_email=EMAIL,
+        password=password,
+        origin=Origin(),
+        peppers=peppers,
+    )
+    actor, maya_id = Actor.system(organization.id), maya.id
+    for name, email, role in _OTHERS:
+        team.add_member(actor, name=name, email=email, role=role)
+    sample_data.make(actor)
+    for row in _KEYS:
+        key, token = keys.create(
+            actor,
+            name=row.name,
+            tool=row.tool,
+            scope=row.scope,
+            expires_in_days=row.expires_in_days,
+            peppers=peppers,
+            created_by_id=maya_id,
+        )
+        key_id = key.id
+        for call in row.calls:
+            _call(call, token, row.origin, organization.id)
+        if row.revoked_for:
+            keys.revoke(actor, key_id, row.revoked_for)
+            _call(row.calls[0], token, row.origin, organization.id)
+
+
+def _call(name: str, token: str, origin: Origin, organization_id: int) -> None:
+    """A real call, of which the audit log tells like of any other. A path is none a key may open.
+
+    What concerns one booking is done to the newest that waits: number 123 goes on waiting.
+    """
+    peppers = settings().key_peppers
+    if name.startswith("/"):
+        operations.refuse("GET", name, token, origin, peppers)
+        return
+    operation = operations.BY_NAME[name]
+    newest = select(func.max(Booking.id)).where(
+        Booking.organization_id == organization_id, Booking.status == BookingStatus.PENDING
+    )
+    values = {"id": db.session.scalar(newest)} if operation.noun else {}
+    # A refusal is recorded like an answer: it shows what a key can't do.
+    with suppress(Problem):
+        operations.run(operation, token, lambda: operation.from_json(values), origin, peppers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Key:
+    name: str
+    tool: Tool
+    scope: Scope
+    origin: Origin
+    calls: tuple[str, ...]  # names of operations, or paths
+    expires_in_days: int | None = None
+    revoked_for: str = ""
+
+
+# Addresses from the ranges kept for examples (RFC 5737, RFC 3849).
+_KEYS = (
+    _Key(
+        name="Newsletter script",
+        tool=Tool.OTHER,
+        scope=Scope.READ,
+        origin=Origin("198.51.100.7", "python-requests/2.32"),
+        calls=("list_market_dates", "list_vendors"),
+        revoked_for="The newsletter is now written elsewhere",
+    ),
+    _Key(
+        name="Holiday cover rota",
+        tool=Tool.OTHER,
+        scope=Scope.READ,
+        origin=Origin("192.0.2.61", "shift-rota/3.2"),
+        calls=("list_vendor_applications",),
+        expires_in_days=6,
+    ),
+    _Key(
+        name="Website developer",
+        tool=Tool.DEVELOPER,
+        scope=Scope.READ,
+        origin=Origin("2001:db8:40::c0de", "market-website/2.1 node"),
+        calls=("whoami", "list_markets", "list_market_dates", "/billing"),
+    ),
+    _Key(
+        name="ChatGPT at the office",
+        tool=Tool.CHATGPT,
+        scope=Scope.READ,
+        origin=Origin("203.0.113.180", "ChatGPT-User/1.0"),
+        calls=("dashboard", "list_vendors", "cancel_booking"),
+    ),
+    _Key(
+        name="Claude on Maya’s laptop",
+        tool=Tool.CLAUDE,
+        scope=Scope.READ_WRITE,
+        origin=Origin("203.0.113.24", "claude-desktop convene-keys/1.0"),
+        calls=("dashboard", "list_bookings", "get_booking", "approve_booking", "list_my_events"),
+    ),
+)

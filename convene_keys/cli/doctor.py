@@ -1,0 +1,173 @@
+"""Whether this installation is sound: one line a check."""
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from flask import current_app
+from flask.cli import with_appcontext
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from convene_keys import clock
+from convene_keys.access import settings
+from convene_keys.cli.terms import Command
+from convene_keys.extensions import db
+
+EXIT_UNSOUND = 5
+YEARS = range(2026, 2100)
+CLOCKS_APART_MAX = 5  # seconds
+
+
+class Verdict(StrEnum):
+    OK = "ok"
+    WARNING = "warning"  # worth knowing, and no reason to stop
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Finding:
+    verdict: Verdict
+    text: str
+
+
+def _ok(text: str) -> Finding:
+    return Finding(Verdict.OK, text)
+
+
+def _warning(text: str) -> Finding:
+    return Finding(Verdict.WARNING, text)
+
+
+def _failed(text: str) -> Finding:
+    return Finding(Verdict.FAILED, text)
+
+
+@click.command("doctor", cls=Command)
+@click.pass_context
+@with_appcontext
+def doctor(context: click.Context) -> None:
+    """Check configuration, secrets, database, clock, mail and proxy; exit code 5 if one fails."""
+    verdicts = set()
+    for name, check in CHECKS.items():
+        try:
+            finding = check()
+        except SQLAlchemyError as error:
+            finding = _failed(f"the database does not answer ({type(error).__name__})")
+        verdicts.add(finding.verdict)
+        click.echo(f"{finding.verdict:<8} {name}: {finding.text}")
+    if Verdict.FAILED in verdicts:
+        context.exit(EXIT_UNSOUND)
+
+
+def configuration() -> Finding:
+    address = settings().base_url
+    if not settings().secure and urlsplit(address).hostname not in (
+        "127.0.0.1",
+        "localhost",
+        "::1",
+    ):
+        return _failed(f"BASE_URL is {address}: without https, cookies and keys can be read")
+    return _ok(f"BASE_URL is {address}")
+
+
+def secrets() -> Finding:
+    """Those kept in the instance folder: only their owner may read them."""
+    configured, open_to_others = settings(), []
+    folder = configured.instance_path
+    kept = {"secret_key": configured.secret_key, "key_pepper": ",".join(configured.key_peppers)}
+    in_use = [folder / name for name, value in kept.items() if _holds(folder / name, value)]
+    for path in [*in_use, folder] if in_use else []:
+        if path.stat().st_mode & 0o077:
+            open_to_others.append(f"{path} (fix: chmod go= {path})")
+    if open_to_others:
+        return _failed(f"others on this machine may read {', '.join(open_to_others)}")
+    return _ok(f"kept in {folder}, for their owner alone" if in_use else "from the environment")
+
+
+def database() -> Finding:
+    with db.engine.connect() as connection:
+        now = set(MigrationContext.configure(connection).get_current_heads())
+    head = set(ScriptDirectory(current_app.extensions["migrate"].directory).get_heads())
+    kind = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[db.engine.dialect.name]
+    if now != head:
+        is_now = ", ".join(sorted(now)) or "empty"
+        return _failed(
+            f"{kind} is {is_now}, not {', '.join(head)}: run flask --app wsgi db upgrade"
+        )
+    return _ok(f"{kind} answers, and its tables are up to date")
+
+
+def sqlite_version() -> Finding:
+    version = sqlite3.sqlite_version_info
+    if db.engine.dialect.name != "sqlite":
+        return _ok("not in use")
+    if _resets_wal_safely(version):
+        return _ok(sqlite3.sqlite_version)
+    return _warning(
+        f"{sqlite3.sqlite_version} can, very rarely, damage a database that several processes "
+        "write to (fixed in 3.51.3, 3.50.7 and 3.44.6): update it, keep backups, or use PostgreSQL"
+    )
+
+
+def clocks() -> Finding:
+    now = clock.now()
+    if now.year not in YEARS:
+        return _failed(f"this machine believes it is {now:%d %B %Y}")
+    if db.engine.dialect.name == "postgresql":
+        with db.engine.connect() as connection:
+            there = connection.execute(select(func.clock_timestamp())).scalar_one()
+        apart = abs((there - clock.now()).total_seconds())
+        if apart > CLOCKS_APART_MAX:
+            return _failed(f"the database’s clock is {apart:,.0f} seconds off this machine’s")
+    return _ok(f"{now:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def mail() -> Finding:
+    return _ok(f"nothing is sent by mail; people write to {settings().support_email}")
+
+
+def proxy() -> Finding:
+    hops = settings().trusted_proxies
+    if hops:
+        return _ok(f"addresses are believed from {hops} in front (TRUSTED_PROXIES)")
+    if settings().secure:
+        return _warning(
+            "BASE_URL is https and TRUSTED_PROXIES is 0: every visitor has the proxy’s address. "
+            "Behind one proxy, set TRUSTED_PROXIES=1"
+        )
+    return _ok("none; addresses are those of the connections")
+
+
+CHECKS: dict[str, Callable[[], Finding]] = {
+    "configuration": configuration,
+    "secrets": secrets,
+    "database": database,
+    "SQLite version": sqlite_version,
+    "clock": clocks,
+    "mail": mail,
+    "proxy": proxy,
+}
+
+
+def _holds(path: Path, value: str) -> bool:
+    try:
+        return path.read_text(encoding="utf-8").strip() == value
+    except OSError:
+        return False
+
+
+def _resets_wal_safely(version: tuple[int, ...]) -> bool:
+    """Whether a write-ahead log can be reset while another process writes (sqlite.org, 3.51.3)."""
+    return (
+        version >= (3, 51, 3)
+        or (3, 50, 7) <= version < (3, 51)
+        or (3, 44, 6) <= version < (3, 45)
+        or version < (3, 7)
+    )

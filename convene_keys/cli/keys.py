@@ -1,0 +1,94 @@
+"""API keys from the command line."""
+
+import json
+
+import click
+from sqlalchemy import select
+
+from convene_keys import keys as domain
+from convene_keys.access import settings
+from convene_keys.audit import Actor, rfc3339
+from convene_keys.cli.terms import ID, Group, existing, organization_of, organization_option
+from convene_keys.errors import Forbidden, NotFound
+from convene_keys.extensions import db
+from convene_keys.models import ApiKey, Member, Scope, Tool
+from convene_keys.names import fold
+
+
+@click.group(cls=Group)
+def keys() -> None:
+    """Secrets that software holds to act for an organization."""
+
+
+@keys.command("create")
+@organization_option
+@click.option("--name", required=True, help="What uses the key, such as “Claude on laptop”.")
+@click.option(
+    "--scope", type=click.Choice([s.value for s in Scope]), default=Scope.READ_WRITE.value
+)
+@click.option("--tool", type=click.Choice([t.value for t in Tool]), default=Tool.OTHER.value)
+@click.option("--created-by", "email", help="The email of the member who answers for the key.")
+def create(organization_id: int, name: str, scope: str, tool: str, email: str | None) -> None:
+    """Create a key; prints it, alone, this once."""
+    actor = Actor.system(organization_of(organization_id).id)
+    creator = _creator(organization_id, email) if email is not None else None
+    _, secret = domain.create(
+        actor,
+        name=name,
+        tool=Tool(tool),
+        scope=Scope(scope),
+        expires_in_days=None,
+        peppers=settings().key_peppers,
+        created_by_id=creator.id if creator else None,
+    )
+    click.echo(secret)
+
+
+@keys.command("list")
+@organization_option
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for a script.")
+def list_keys(organization_id: int, as_json: bool) -> None:
+    """List every key of an organization, those that ended too, by name."""
+    organization_of(organization_id)
+    rows = [
+        {
+            "id": key.id,
+            "name": key.name,
+            "status": key.status.value,
+            "created_at": rfc3339(key.created_at),
+            "last_used_at": rfc3339(key.last_used_at) if key.last_used_at else None,
+        }
+        for key in domain.names(db.session(), organization_id)
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
+    table: list[tuple[str, ...]] = [("ID", "NAME", "STATUS", "CREATED", "LAST USED")]
+    table += [
+        tuple("never" if value is None else str(value) for value in row.values()) for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        click.echo("  ".join(map(str.ljust, line, widths)).rstrip())
+
+
+@keys.command("revoke")
+@click.argument("key_id", type=ID)
+@click.option("--reason", default="", help="Why, for the audit log.")
+def revoke(key_id: int, reason: str) -> None:
+    """End a key for good, at once. It can’t be undone."""
+    key = existing(ApiKey, key_id, "key")
+    domain.revoke(Actor.system(key.organization_id), key.id, reason)
+
+
+def _creator(organization_id: int, email: str) -> Member:
+    member = db.session.scalar(
+        select(Member).where(
+            Member.organization_id == organization_id, Member.email_folded == fold(email.strip())
+        )
+    )
+    if member is None:
+        raise NotFound(f"The organization has no member with the email {email}.")
+    if not member.may_make_keys:
+        raise Forbidden(f"{member.name} may not make keys: an active admin or manager can.")
+    return member

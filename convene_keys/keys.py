@@ -1,0 +1,291 @@
+"""API keys: create, list, rename, revoke, and tell whose key a request carries."""
+
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, joinedload
+
+from convene_keys import clock, tokens
+from convene_keys.audit import Actor, Origin, Target, record
+from convene_keys.errors import FieldError, Invalid, NotFound, Problem, Unauthenticated
+from convene_keys.events import Action, Outcome
+from convene_keys.extensions import transaction
+from convene_keys.models import EXPIRING_SOON, ID_MAX, ApiKey, Scope, Tool
+from convene_keys.names import clean_line, clean_text, fold
+
+PAGE_SIZE = 50
+REASON_MAX = 300
+EXPIRY_MAX_DAYS = 3_650
+REFUSALS_RECORDED_EVERY = timedelta(minutes=1)
+
+
+def target(key: ApiKey) -> Target:
+    return Target("key", key.id, key.name)
+
+
+def create(
+    actor: Actor,
+    *,
+    name: str,
+    tool: Tool,
+    scope: Scope,
+    expires_in_days: int | None,
+    peppers: Sequence[str],
+    created_by_id: int | None = None,
+) -> tuple[ApiKey, str]:
+    """A new key of the actor's organization and its secret, which is nowhere else from now on.
+
+    `created_by_id` answers for the key: when that member is disabled or loses the role, it stops.
+    Raises `Invalid` for a bad name, one that is taken, or an expiry beyond ten years.
+    """
+    name = _name(name)
+    if expires_in_days is not None and not 1 <= expires_in_days <= EXPIRY_MAX_DAYS:
+        message = f"Please choose 1 to {EXPIRY_MAX_DAYS:,} days, or no end date."
+        raise Invalid([FieldError("expires_in_days", message)])
+    token, now = tokens.mint(), clock.now()
+    key = ApiKey(
+        organization_id=actor.organization_id,
+        name=name,
+        name_folded=fold(name),
+        tool=tool,
+        scope=scope,
+        digest=tokens.digest(token, peppers[0]),
+        hint=tokens.hint(token),
+        pepper_id=tokens.pepper_id(peppers[0]),
+        created_at=now,
+        created_by_id=created_by_id,
+        expires_at=now + timedelta(days=expires_in_days) if expires_in_days else None,
+    )
+    with transaction() as session:
+        _release_expired(session, actor.organization_id, key.name_folded)
+        session.add(key)
+        _flush_name(session)
+        detail = {"scope": scope, "tool": tool, "hint": key.hint}
+        record(session, actor, Action.KEY_CREATED, target(key), detail=detail)
+    return key, token
+
+
+def rename(actor: Actor, key_id: int, name: str) -> ApiKey:
+    """Give a key another name. The log keeps the name it had under what it did before.
+
+    Raises `NotFound`, or `Invalid` for a bad name or one that is taken.
+    """
+    name = _name(name)
+    with transaction() as session:
+        key = get(session, actor.organization_id, key_id, lock=True)
+        if key.name != name:
+            _release_expired(session, actor.organization_id, fold(name))
+            before, key.name, key.name_folded = key.name, name, fold(name)
+            _flush_name(session)
+            record(session, actor, Action.KEY_RENAMED, target(key), detail={"before": before})
+    return key
+
+
+def revoke(actor: Actor, key_id: int, reason: str = "") -> ApiKey:
+    """End a key for good, at once: no call that begins after this returns is accepted.
+
+    Revoking twice is safe: the first time stands. Raises `NotFound`, or `Invalid` for the reason.
+    """
+    try:
+        reason = clean_text(reason, most=REASON_MAX, lines=False)
+    except ValueError as error:
+        raise Invalid([FieldError("reason", str(error))]) from None
+    with transaction() as session:
+        key = get(session, actor.organization_id, key_id, lock=True)
+        end(session, actor, key, reason)
+    return key
+
+
+def end(session: Session, actor: Actor, key: ApiKey, reason: str = "") -> bool:
+    """Revoke `key` in the caller's transaction; whether it was not revoked before."""
+    if key.revoked_at is not None:
+        return False
+    key.revoked_at = clock.now()
+    key.released_at = key.released_at or key.revoked_at
+    key.revoked_by_name, key.revoke_reason = actor.name, tokens.redact(reason) or None
+    detail = {"reason": reason} if reason else {}
+    record(session, actor, Action.KEY_REVOKED, target(key), detail=detail)
+    return True
+
+
+def get(session: Session, organization_id: int, key_id: int, *, lock: bool = False) -> ApiKey:
+    """The organization's key. Raises `NotFound` for anything else, another organization's too."""
+    query = (
+        select(ApiKey)
+        .where(ApiKey.organization_id == organization_id, ApiKey.id == key_id)
+        .options(joinedload(ApiKey.creator))
+    )
+    if lock:
+        query = query.with_for_update(of=ApiKey)
+    key = session.scalar(query) if key_id <= ID_MAX else None
+    if key is None:
+        raise NotFound("There is no such key.")
+    return key
+
+
+@dataclass(frozen=True)
+class KeyPage:
+    keys: Sequence[ApiKey]
+    total: int
+    page: int
+    pages: int
+
+
+def list_keys(
+    session: Session,
+    organization_id: int,
+    *,
+    q: str = "",
+    status: str = "active",
+    sort: str = "created",
+    descending: bool = True,
+    page: int = 1,
+    page_size: int = PAGE_SIZE,
+) -> KeyPage:
+    """One page of the organization's keys. `page` counts from 1; one that isn't there is the nearest."""
+    query = select(ApiKey).where(ApiKey.organization_id == organization_id, *_in_status(status))
+    if q:
+        query = query.where(ApiKey.name_folded.contains(fold(q), autoescape=True))
+    total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
+    pages = max(1, -(-total // page_size))
+    page = min(max(page, 1), pages)
+    column: ColumnElement[object] = {
+        "name": ApiKey.name_folded,
+        "created": ApiKey.created_at,
+        "last_used": ApiKey.last_used_at,
+    }[sort].expression
+    by_id = ApiKey.id.desc() if descending else ApiKey.id.asc()
+    ordered = column.desc().nulls_last() if descending else column.asc().nulls_first()
+    keys = session.scalars(
+        query.options(joinedload(ApiKey.creator))
+        .order_by(ordered, by_id)
+        .limit(page_size)
+        .offset((page - 1) * page_size)
+    ).all()
+    return KeyPage(keys, total, page, pages)
+
+
+def names(session: Session, organization_id: int) -> Sequence[ApiKey]:
+    """Every key the organization ever had, by name: for choosing one in the audit log."""
+    return session.scalars(
+        select(ApiKey)
+        .where(ApiKey.organization_id == organization_id)
+        .order_by(ApiKey.name_folded, ApiKey.id)
+    ).all()
+
+
+def find(session: Session, token: str, peppers: Sequence[str]) -> ApiKey:
+    """The key that `token` is, working or not. Raises `Unauthenticated` when it is none.
+
+    A digest under an older pepper is replaced by one under the newest, in the same transaction.
+    """
+    digests = {tokens.pepper_id(pepper): tokens.digest(token, pepper) for pepper in peppers}
+    key = session.scalar(
+        select(ApiKey)
+        .where(ApiKey.digest.in_(digests.values()))
+        .options(joinedload(ApiKey.creator), joinedload(ApiKey.organization))
+    )
+    if key is None or not hmac.compare_digest(key.digest, digests.get(key.pepper_id, b"")):
+        raise Unauthenticated("This API key is not known.", code="key_unknown")
+    newest = tokens.pepper_id(peppers[0])
+    if key.pepper_id != newest:
+        key.pepper_id, key.digest = newest, digests[newest]
+    return key
+
+
+def refusal(key: ApiKey) -> Problem | None:
+    """Why this key no longer works; None while it does."""
+    if key.revoked_at is not None:
+        return Unauthenticated("This API key was revoked.", code="key_revoked")
+    if not key.works:
+        return Unauthenticated("This API key has expired.", code="key_expired")
+    return None
+
+
+def note_use(key: ApiKey, origin: Origin) -> None:
+    """Keep when, from where and with what the key was last used."""
+    key.last_used_at = clock.now()
+    key.last_used_ip = origin.ip
+    key.last_used_user_agent = tokens.redact(origin.user_agent or "")[:256] or None
+
+
+def note_refusal(session: Session, key: ApiKey, origin: Origin, code: str) -> None:
+    """Count a try of a key that no longer works; record it at most once a minute a key.
+
+    The event tells how many tries there were since the last one that was recorded.
+    """
+    now = clock.now()
+    if key.revoked_at is None and key.released_at is None:
+        _note_expired(session, key)
+    # Counted by the database, so that tries at the same moment are all counted.
+    session.execute(
+        update(ApiKey)
+        .where(ApiKey.id == key.id)
+        .values(refused_count=ApiKey.refused_count + 1, refused_at=now)
+        .execution_options(synchronize_session=False)
+    )
+    session.refresh(key)
+    last: datetime | None = key.refused_recorded_at
+    if last is None or now - last >= REFUSALS_RECORDED_EVERY:
+        count = key.refused_count - key.refused_recorded_count
+        key.refused_recorded_at, key.refused_recorded_count = now, key.refused_count
+        actor = Actor.of_key(key, origin)
+        detail = {"count": count, "code": code}
+        record(session, actor, Action.KEY_REFUSED, target(key), Outcome.DENIED, detail)
+
+
+def _name(value: str) -> str:
+    try:
+        return tokens.redact(clean_line(value))
+    except ValueError as error:
+        raise Invalid([FieldError("name", str(error))]) from None
+
+
+def _flush_name(session: Session) -> None:
+    """Write to the database, whose unique index is the judge of names."""
+    try:
+        session.flush()
+    except IntegrityError as error:
+        if "name" not in str(error.orig):  # it names the index or, in SQLite, the columns
+            raise
+        raise Invalid(
+            [FieldError("name", "Another active key has this name. Please choose a new one.")]
+        ) from None
+
+
+def _release_expired(session: Session, organization_id: int, name_folded: str) -> None:
+    """Let a key that has expired give up its name."""
+    key = session.scalar(
+        select(ApiKey).where(
+            ApiKey.organization_id == organization_id,
+            ApiKey.name_folded == name_folded,
+            ApiKey.released_at.is_(None),
+            ApiKey.expires_at <= clock.now(),
+        )
+    )
+    if key is not None:
+        _note_expired(session, key)
+        session.flush()
+
+
+def _note_expired(session: Session, key: ApiKey) -> None:
+    key.released_at = key.expires_at
+    record(session, Actor.system(key.organization_id), Action.KEY_EXPIRED, target(key))
+
+
+def _in_status(status: str) -> list[ColumnElement[bool]]:
+    now = clock.now()
+    working = (ApiKey.revoked_at.is_(None)) & (
+        ApiKey.expires_at.is_(None) | (ApiKey.expires_at > now)
+    )
+    if status == "all":
+        return []
+    if status == "revoked":
+        return [~working]
+    if status == "expiring":
+        return [working, ApiKey.expires_at <= now + EXPIRING_SOON]
+    return [working]

@@ -1,0 +1,420 @@
+"""The one model layer, behind the key list and the audit log alike.
+
+Times are stored in UTC. Market data is numbered per organization, from 1: its primary key is
+(organization_id, id), so nothing can be found, or pointed to, across organizations.
+"""
+
+from datetime import UTC, datetime, timedelta
+from datetime import date as calendar_date
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    TypeDecorator,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from convene_keys import clock
+from convene_keys.events import ActorKind, Outcome
+from convene_keys.extensions import Base
+
+EXPIRING_SOON = timedelta(days=14)
+ROTATE_AFTER = timedelta(days=180)  # the product's own rule: rotate every three to six months
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """Aware UTC times, also on SQLite, which keeps no time zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.astimezone(UTC).replace(tzinfo=None if dialect.name == "sqlite" else UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+ID_MAX = 2**63 - 1  # a greater number is no row's, and a database refuses to look for it
+# SQLite numbers rows itself only where the type is literally INTEGER.
+BigId = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _now() -> datetime:
+    return clock.now()  # looked up at each call, so that a test's clock counts
+
+
+class OrganizationStatus(StrEnum):
+    DRAFT = "draft"
+    LIVE = "live"
+
+
+class Role(StrEnum):
+    """Ordered: each may do what the ones after it may."""
+
+    ADMIN = "admin"
+    MANAGER = "manager"
+    VIEWER = "viewer"
+
+    def covers(self, needed: "Role") -> bool:
+        order = list(Role)
+        return order.index(self) <= order.index(needed)
+
+
+class Scope(StrEnum):
+    READ = "read"
+    READ_WRITE = "read_write"
+
+
+class Tool(StrEnum):
+    CLAUDE = "claude"
+    CHATGPT = "chatgpt"
+    DEVELOPER = "developer"
+    OTHER = "other"
+
+
+class KeyStatus(StrEnum):
+    ACTIVE = "active"
+    EXPIRING = "expiring"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+class MarketDateStatus(StrEnum):
+    DRAFT = "draft"
+    PUBLISHED = "published"
+    CANCELLED = "cancelled"
+
+
+class ApplicationStatus(StrEnum):
+    PENDING = "pending"
+    APPROVED = "approved"
+    DECLINED = "declined"
+    WAITLISTED = "waitlisted"
+
+
+class BookingStatus(StrEnum):
+    PENDING = "pending"
+    APPROVED = "approved"
+    DECLINED = "declined"
+    CANCELLED = "cancelled"
+
+
+def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+    allowed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({allowed})", name=column)
+
+
+class Organization(Base):
+    """One market organizer."""
+
+    __tablename__ = "organization"
+    __table_args__ = (one_of("status", OrganizationStatus),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    slug: Mapped[str] = mapped_column(String(80), unique=True)
+    status: Mapped[str] = mapped_column(String(16), default=OrganizationStatus.LIVE)
+    timezone: Mapped[str] = mapped_column(String(64), default="UTC")
+    billing_email: Mapped[str | None] = mapped_column(String(254))
+    plan: Mapped[str] = mapped_column(String(32), default="free")
+    stripe_account_id: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
+
+
+class Member(Base):
+    """A person who signs in. Without a password until the first sign-in link is used."""
+
+    __tablename__ = "member"
+    __table_args__ = (one_of("role", Role), Index(None, "organization_id", "id"))
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    organization_id: Mapped[int] = mapped_column(ForeignKey("organization.id"))
+    name: Mapped[str] = mapped_column(String(100))
+    email: Mapped[str] = mapped_column(String(254))
+    email_folded: Mapped[str] = mapped_column(String(254), unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    password_hash: Mapped[str | None] = mapped_column(String(120))
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
+    disabled_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+    organization: Mapped[Organization] = relationship()
+
+    @property
+    def may_make_keys(self) -> bool:
+        return self.disabled_at is None and Role(self.role).covers(Role.MANAGER)
+
+
+class SignInSession(Base):
+    """One browser that a member signed in with. Only the digest of its token is kept."""
+
+    __tablename__ = "sign_in_session"
+    __table_args__ = (Index(None, "member_id", "ended_at"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    member_id: Mapped[int] = mapped_column(ForeignKey("member.id"))
+    digest: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
+    last_seen_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
+    password_checked_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
+    ended_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    ip: Mapped[str | None] = mapped_column(String(45))
+    user_agent: Mapped[str | None] = mapped_column(String(256))
+
+    member: Mapped[Member] = relationship()
+
+
+class SignInAttempt(Base):
+    """A try to sign in that has not succeeded, counted for all workers alike. Short-lived."""
+
+    __tablename__ = "sign_in_attempt"
+    __table_args__ = (Index(None, "email_digest", "at"), Index(None, "network", "at"))
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    at: Mapped[datetime] = mapped_column(UTCDateTime)
+    email_digest: Mapped[bytes] = mapped_column(LargeBinary(32))
+    network: Mapped[str] = mapped_column(String(45))
+
+
+class ApiKey(Base):
+    """A secret that software holds to act for the organization; never for a person.
+
+    Of the secret only an HMAC under a pepper is kept. A name belongs to one key at a time:
+    `released_at` says when this one gave it up, by being revoked or by having expired.
+    """
+
+    __tablename__ = "api_key"
+    __table_args__ = (
+        one_of("scope", Scope),
+        one_of("tool", Tool),
+        CheckConstraint("revoked_at IS NULL OR released_at IS NOT NULL", name="revoked_released"),
+        Index(
+            "uq_api_key_active_name",
+            "organization_id",
+            "name_folded",
+            unique=True,
+            sqlite_where=text("released_at IS NULL"),
+            postgresql_where=text("released_at IS NULL"),
+        ),
+        Index(None, "organization_id", "created_at", "id"),
+        Index(None, "organization_id", "name_folded", "id"),
+        Index(None, "organization_id", "last_used_at", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    organization_id: Mapped[int] = mapped_column(ForeignKey("organization.id"))
+    name: Mapped[str] = mapped_column(String(100))
+    name_folded: Mapped[str] = mapped_column(String(200))
+    tool: Mapped[str] = mapped_column(String(16), default=Tool.OTHER)
+    scope: Mapped[str] = mapped_column(String(16), default=Scope.READ_WRITE)
+    digest: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
+    hint: Mapped[str] = mapped_column(String(16))
+    pepper_id: Mapped[str] = mapped_column(String(8))
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
+    created_by_id: Mapped[int | None] = mapped_column(ForeignKey("member.id"))
+    expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    revoked_by_name: Mapped[str | None] = mapped_column(String(100))
+    revoke_reason: Mapped[str | None] = mapped_column(String(300))
+    released_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    last_used_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    last_used_ip: Mapped[str | None] = mapped_column(String(45))
+    last_used_user_agent: Mapped[str | None] = mapped_column(String(256))
+    refused_count: Mapped[int] = mapped_column(default=0)
+    refused_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    refused_recorded_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    refused_recorded_count: Mapped[int] = mapped_column(default=0)
+
+    organization: Mapped[Organization] = relationship()
+    creator: Mapped[Member | None] = relationship()
+
+    @property
+    def created_by_name(self) -> str | None:
+        return self.creator.name if self.creator else None
+
+    @property
+    def status(self) -> KeyStatus:
+        now = clock.now()
+        if self.revoked_at is not None:
+            return KeyStatus.REVOKED
+        if self.expires_at is None or self.expires_at > now + EXPIRING_SOON:
+            return KeyStatus.ACTIVE
+        return KeyStatus.EXPIRING if self.expires_at > now else KeyStatus.EXPIRED
+
+    @property
+    def works(self) -> bool:
+        return self.status in (KeyStatus.ACTIVE, KeyStatus.EXPIRING)
+
+    @property
+    def ended(self) -> bool:
+        return not self.works
+
+    @property
+    def rotate_by(self) -> calendar_date:
+        return (self.created_at + ROTATE_AFTER).date()
+
+
+class AuditEvent(Base):
+    """One line of the audit log. The database refuses to change or delete it (see migrations)."""
+
+    __tablename__ = "audit_event"
+    __table_args__ = (
+        one_of("actor", ActorKind),
+        one_of("outcome", Outcome),
+        Index(None, "organization_id", "at", "id"),
+        Index(None, "organization_id", "key_id", "at", "id"),
+        Index(None, "organization_id", "action", "at", "id"),
+        Index(None, "organization_id", "member_id", "at", "id"),
+        Index(None, "organization_id", "outcome", "at", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    at: Mapped[datetime] = mapped_column(UTCDateTime)
+    organization_id: Mapped[int] = mapped_column(ForeignKey("organization.id"))
+    actor: Mapped[str] = mapped_column(String(8))
+    key_id: Mapped[int | None] = mapped_column(ForeignKey("api_key.id"))
+    key_name: Mapped[str | None] = mapped_column(String(100))
+    member_id: Mapped[int | None] = mapped_column(ForeignKey("member.id"))
+    member_name: Mapped[str | None] = mapped_column(String(100))
+    action: Mapped[str] = mapped_column(String(64))
+    target_type: Mapped[str | None] = mapped_column(String(32))
+    target_id: Mapped[str | None] = mapped_column(String(64))
+    target_name: Mapped[str | None] = mapped_column(String(200))
+    outcome: Mapped[str] = mapped_column(String(8))
+    ip: Mapped[str | None] = mapped_column(String(45))
+    user_agent: Mapped[str | None] = mapped_column(String(256))
+    request_id: Mapped[str | None] = mapped_column(String(32))
+    detail: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+
+
+class Numbered:
+    """A row of market data: numbered from 1 in its organization."""
+
+    organization_id: Mapped[int] = mapped_column(
+        BigId, ForeignKey("organization.id"), primary_key=True
+    )
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+
+
+def _within(column: str, table: str) -> ForeignKeyConstraint:
+    """A reference that cannot leave the organization."""
+    return ForeignKeyConstraint(
+        ["organization_id", column], [f"{table}.organization_id", f"{table}.id"]
+    )
+
+
+class Market(Numbered, Base):
+    __tablename__ = "market"
+
+    name: Mapped[str] = mapped_column(String(100))
+    location: Mapped[str] = mapped_column(String(200))
+    description: Mapped[str] = mapped_column(Text, default="")
+
+
+class MarketDate(Numbered, Base):
+    """One day on which a market is held. `opens` and `closes` are local times, `08:00`."""
+
+    __tablename__ = "market_date"
+    __table_args__ = (
+        _within("market_id", "market"),
+        one_of("status", MarketDateStatus),
+        Index(None, "organization_id", "date", "id"),
+        Index(None, "organization_id", "market_id", "date", "id"),
+        Index(None, "organization_id", "status", "date", "id"),
+    )
+
+    market_id: Mapped[int]
+    date: Mapped[calendar_date]
+    opens: Mapped[str] = mapped_column(String(5))
+    closes: Mapped[str] = mapped_column(String(5))
+    stalls: Mapped[int]
+    status: Mapped[str] = mapped_column(String(16))
+
+    market: Mapped[Market] = relationship(viewonly=True)
+
+
+class Vendor(Numbered, Base):
+    __tablename__ = "vendor"
+    __table_args__ = (Index(None, "organization_id", "name_folded"),)
+
+    name: Mapped[str] = mapped_column(String(100))
+    name_folded: Mapped[str] = mapped_column(String(200))
+    category: Mapped[str] = mapped_column(String(60))
+    contact_name: Mapped[str] = mapped_column(String(100))
+    email: Mapped[str] = mapped_column(String(254))
+    phone: Mapped[str] = mapped_column(String(40), default="")
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
+
+
+class VendorApplication(Numbered, Base):
+    """A vendor asks to sell at a market."""
+
+    __tablename__ = "vendor_application"
+    __table_args__ = (
+        _within("market_id", "market"),
+        _within("vendor_id", "vendor"),
+        one_of("status", ApplicationStatus),
+        Index(None, "organization_id", "status", "id"),
+        Index(None, "organization_id", "market_id", "id"),
+    )
+
+    market_id: Mapped[int]
+    vendor_id: Mapped[int]
+    status: Mapped[str] = mapped_column(String(16), default=ApplicationStatus.PENDING)
+    message: Mapped[str] = mapped_column(Text, default="")
+    note: Mapped[str] = mapped_column(Text, default="")
+    submitted_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
+    decided_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    reminded_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+    market: Mapped[Market] = relationship(viewonly=True)
+    vendor: Mapped[Vendor] = relationship(viewonly=True)
+
+
+class Booking(Numbered, Base):
+    """A vendor's stall on one market date. `amount` in minor units of `currency`."""
+
+    __tablename__ = "booking"
+    __table_args__ = (
+        _within("market_date_id", "market_date"),
+        _within("vendor_id", "vendor"),
+        one_of("status", BookingStatus),
+        CheckConstraint("amount >= 0", name="amount"),
+        CheckConstraint("NOT paid OR status IN ('approved', 'cancelled')", name="paid"),
+        Index(None, "organization_id", "status", "id"),
+        Index(None, "organization_id", "market_date_id", "id"),
+        Index(None, "organization_id", "vendor_id", "id"),
+    )
+
+    market_date_id: Mapped[int]
+    vendor_id: Mapped[int]
+    status: Mapped[str] = mapped_column(String(16), default=BookingStatus.PENDING)
+    paid: Mapped[bool] = mapped_column(default=False)
+    stall: Mapped[str] = mapped_column(String(20), default="")
+    amount: Mapped[int]
+    currency: Mapped[str] = mapped_column(String(3), default="EUR")
+    reason: Mapped[str] = mapped_column(String(300), default="")
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
+    decided_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+    market_date: Mapped[MarketDate] = relationship(viewonly=True)
+    vendor: Mapped[Vendor] = relationship(viewonly=True)

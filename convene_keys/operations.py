@@ -1,0 +1,516 @@
+"""What a key may do: one table, and the one runner through which every call goes.
+
+REST, the browser's data pages and whatever else speaks for a key take the operations from here, so
+nothing a key does can miss its walls or the audit log. To add one, add a row to `OPERATIONS`.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.orm import Session
+
+from convene_keys import audit, keys, markets, tokens
+from convene_keys import schemas as s
+from convene_keys.audit import Actor, Origin, Target, record
+from convene_keys.errors import (
+    FieldError,
+    Forbidden,
+    Invalid,
+    Malformed,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+    Unauthenticated,
+)
+from convene_keys.events import Action, Outcome
+from convene_keys.extensions import transaction
+from convene_keys.models import (
+    ApiKey,
+    ApplicationStatus,
+    Booking,
+    BookingStatus,
+    Market,
+    MarketDate,
+    Organization,
+    OrganizationStatus,
+    Scope,
+    Vendor,
+    VendorApplication,
+)
+
+log = logging.getLogger(__name__)
+
+# Whatever a key asks for below these is refused and recorded.
+OFF_LIMITS = ("account", "password", "billing", "stripe", "members", "api_keys")
+
+
+@dataclass
+class Call:
+    """One call under way: in which transaction, by whom, and what the log is told of it."""
+
+    session: Session
+    actor: Actor
+    organization: Organization
+    key: ApiKey | None = None
+    target: Target | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One thing a key may do. `path` is below `/api/v1/admin`; `{id}` in it is the field `id`."""
+
+    name: str
+    method: Literal["GET", "POST", "PATCH"]
+    path: str
+    action: Action
+    title: str
+    description: str
+    input: type[BaseModel]
+    output: type[BaseModel]
+    handler: Callable[[Call, Any], BaseModel]
+    noun: str = ""
+
+    @property
+    def scope(self) -> Scope:
+        return Scope.READ if self.method == "GET" else Scope.READ_WRITE
+
+    def target(self, number: int) -> Target:
+        return Target(self.noun.replace(" ", "_"), number, f"{self.noun} {number}")
+
+    def from_strings(self, values: Mapping[str, str]) -> BaseModel:
+        """The input from a path and a query string. Raises `Invalid`."""
+        return _checked(lambda: self.input.model_validate_strings(dict(values)))
+
+    def from_json(self, values: Mapping[str, Any]) -> BaseModel:
+        """The input from JSON, without bending any type. Raises `Invalid` or `Malformed`."""
+        try:
+            text = json.dumps(values, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            raise Malformed("The input is nested too deeply or holds half a character.") from None
+        return _checked(lambda: self.input.model_validate_json(text, strict=True))
+
+
+def run(
+    operation: Operation,
+    token: str,
+    read: Callable[[], BaseModel],
+    origin: Origin,
+    peppers: Sequence[str],
+    number: int | None = None,
+) -> BaseModel:
+    """Carry out a key's call, record it, and only then answer.
+
+    `read` gives the input and may raise a `Problem`; it is called once the key is known, so that
+    bad input is recorded under its name as well. `number` says what the call is about, for the
+    log, should it be refused unread. Raises the `Problem` to answer with.
+    """
+
+    def act(call: Call) -> BaseModel:
+        if number is not None and 1 <= number <= s.NUMBER_MAX:
+            call.target = operation.target(number)
+        return _carry_out(operation, call, read)
+
+    return _as_key(operation.action, token, origin, peppers, act)
+
+
+def run_for_member(operation: Operation, actor: Actor, read: Callable[[], BaseModel]) -> BaseModel:
+    """Carry out and record an operation for a signed-in member, whose role the caller checked."""
+    with transaction() as session:
+        call = Call(session, actor, session.get_one(Organization, actor.organization_id))
+        answer = _attempt(operation.action, call, lambda c: _carry_out(operation, c, read))
+    return _answered(answer)
+
+
+def refuse(method: str, path: str, token: str, origin: Origin, peppers: Sequence[str]) -> Problem:
+    """The problem to answer with when a key asks for what is no operation; recorded.
+
+    `path` as in `Operation.path`, or that of a page, such as `/admin/api_keys`.
+    """
+    allowed = sorted({o.method for o in OPERATIONS if _fits(o.path, path)})
+    # The first segment of a page's path is no endpoint's.
+    off_limits = path.strip("/").split("/")[0] in (*OFF_LIMITS, "admin", "login", "setup")
+
+    def act(call: Call) -> BaseModel:
+        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in path)
+        call.target = Target("request", None, f"{method} {shown}")
+        if off_limits:
+            raise Forbidden("No API key may do this. A signed-in admin can.", code="off_limits")
+        _check_standing(call)
+        if allowed:
+            raise MethodNotAllowed(f"{method} is not allowed here.", allowed=allowed)
+        raise NotFound("There is nothing at this address.")
+
+    try:
+        _as_key(Action.OFF_LIMITS if off_limits else Action.UNKNOWN, token, origin, peppers, act)
+    except Problem as problem:
+        return problem
+    raise AssertionError("a refusal always raises")  # pragma: no cover
+
+
+def _as_key(
+    action: Action,
+    token: str,
+    origin: Origin,
+    peppers: Sequence[str],
+    act: Callable[[Call], BaseModel],
+) -> BaseModel:
+    """One transaction: whose key is it, does it work, act, record, commit."""
+    if not tokens.is_well_formed(token):
+        raise Unauthenticated("This is not an API key.", code="key_unknown")
+    try:
+        with transaction() as session:
+            key = keys.find(session, token, peppers)
+            answer: BaseModel | Problem
+            refusal = keys.refusal(key)
+            if refusal is not None:
+                keys.note_refusal(session, key, origin, refusal.code)
+                answer = refusal
+            else:
+                keys.note_use(key, origin)
+                call = Call(session, Actor.of_key(key, origin), key.organization, key)
+                answer = _attempt(action, call, act)
+    except Problem:
+        raise
+    except Exception:
+        _record_crash(action, token, origin, peppers)
+        raise
+    return _answered(answer)
+
+
+def _attempt(action: Action, call: Call, act: Callable[[Call], BaseModel]) -> BaseModel | Problem:
+    """Act and record how it ended. A problem is returned, not raised, so that it is committed."""
+    answer: BaseModel | Problem
+    try:
+        answer, outcome = act(call), Outcome.OK
+    except Problem as problem:
+        answer = problem
+        outcome = Outcome.DENIED if problem.status == 403 else Outcome.FAILED
+        call.detail["code"] = problem.code
+    record(call.session, call.actor, action, call.target, outcome, call.detail)
+    return answer
+
+
+def _answered(answer: BaseModel | Problem) -> BaseModel:
+    if isinstance(answer, Problem):
+        raise answer
+    return answer
+
+
+def _check_standing(call: Call) -> None:
+    """The walls that stand before every operation of a key."""
+    key = call.key
+    if key is None:
+        return
+    if key.creator is not None and not key.creator.may_make_keys:
+        raise Forbidden(
+            "Who made this key has left or may not make keys any more. Ask for a new key.",
+            code="creator_inactive",
+        )
+    if key.organization.status != OrganizationStatus.LIVE:
+        raise Forbidden(
+            "The organization is a draft. An admin can set it live in its settings.",
+            code="organization_draft",
+        )
+
+
+def _carry_out(operation: Operation, call: Call, read: Callable[[], BaseModel]) -> BaseModel:
+    _check_standing(call)
+    changes = operation.scope is Scope.READ_WRITE
+    if changes and call.key is not None and call.key.scope != Scope.READ_WRITE:
+        raise Forbidden("This key may only read.", code="scope_required")
+    arguments = read()
+    number = getattr(arguments, "id", None)
+    if number is not None:
+        call.target = operation.target(number)
+    else:
+        call.detail |= arguments.model_dump(mode="json", exclude_defaults=True)
+    # What a refused change did before it was refused is undone, and the refusal still recorded.
+    with call.session.begin_nested() if changes else nullcontext():
+        return operation.handler(call, arguments)
+
+
+def _record_crash(action: Action, token: str, origin: Origin, peppers: Sequence[str]) -> None:
+    """Tell the log of a call that failed by a fault of ours, in a transaction of its own."""
+    try:
+        with transaction() as session:
+            key = keys.find(session, token, peppers)
+            keys.note_use(key, origin)
+            actor = Actor.of_key(key, origin)
+            record(session, actor, action, None, Outcome.FAILED, {"code": "internal"})
+    except Exception:
+        log.exception("a failed call could not be recorded")
+
+
+def _checked(validate: Callable[[], BaseModel]) -> BaseModel:
+    try:
+        return validate()
+    except ValidationError as error:
+        raise Invalid(
+            [
+                FieldError(
+                    ".".join(map(str, e["loc"]))[:100], e["msg"].removeprefix("Value error, ")
+                )
+                for e in error.errors(include_url=False, include_context=False, include_input=False)
+            ]
+        ) from None
+
+
+def _fits(pattern: str, path: str) -> bool:
+    wanted, given = pattern.split("/"), path.split("/")
+    return len(wanted) == len(given) and all(
+        a == b or (a == "{id}" and b.isdecimal()) for a, b in zip(wanted, given, strict=True)
+    )
+
+
+# What each row of the table below does -----------------------------------------------------------
+
+
+def _whoami(call: Call, _: s.Nothing) -> BaseModel:
+    return s.WhoAmI.model_validate({"organization": call.organization, "key": call.key})
+
+
+def _dashboard(call: Call, _: s.Nothing) -> BaseModel:
+    counts = markets.dashboard(call.session, call.organization)
+    return s.DashboardOut(
+        organization=s.OrganizationOut.model_validate(call.organization), **vars(counts)
+    )
+
+
+def _listing(
+    read: Callable[..., markets.Page[Any]],
+    output: type[BaseModel],
+    shape: Callable[[Any], BaseModel],
+) -> Callable[[Call, BaseModel], BaseModel]:
+    def handler(call: Call, wanted: BaseModel) -> BaseModel:
+        page = read(call.session, call.actor.organization_id, **dict(wanted))
+        call.detail["count"] = len(page.rows)
+        rows = [shape(row) for row in page.rows]
+        return output.model_validate({"data": rows, "next_cursor": page.next_cursor})
+
+    return handler
+
+
+def _showing(
+    model: type[Any], noun: str, shape: Callable[[Any], BaseModel]
+) -> Callable[[Call, s.One], BaseModel]:
+    def handler(call: Call, wanted: s.One) -> BaseModel:
+        return shape(markets.get(call.session, model, call.organization.id, wanted.id, noun))
+
+    return handler
+
+
+def _deciding(status: BookingStatus) -> Callable[[Call, s.One], BaseModel]:
+    def handler(call: Call, wanted: s.One) -> BaseModel:
+        booking = _booking_of(call, wanted)
+        before, reason = booking.status, getattr(wanted, "reason", "")
+        changed = markets.decide_booking(booking, status, reason)
+        call.detail |= {"before": before, "changed": changed}
+        if reason:
+            call.detail["reason"] = reason
+        return _booking(booking)
+
+    return handler
+
+
+def _mark_paid(call: Call, wanted: s.One) -> BaseModel:
+    booking = _booking_of(call, wanted)
+    call.detail["changed"] = markets.mark_paid(booking)
+    return _booking(booking)
+
+
+def _update_application(call: Call, wanted: s.ApplicationUpdate) -> BaseModel:
+    application = _application_of(call, wanted)
+    before = application.status
+    changed = markets.update_application(application, ApplicationStatus(wanted.status), wanted.note)
+    call.detail |= {"before": before, "after": wanted.status, "changed": changed}
+    return _application(application)
+
+
+def _remind_application(call: Call, wanted: s.One) -> BaseModel:
+    application = _application_of(call, wanted)
+    markets.remind_application(application)
+    return _application(application)
+
+
+def _list_events(call: Call, wanted: s.ListEvents) -> BaseModel:
+    assert call.key is not None  # noqa: S101  members read the log on its own page
+    if wanted.key not in (None, call.key.id):
+        raise NotFound("A key sees its own events only.")
+    chosen = audit.Filter(key=call.key.id, action=wanted.action or "", since=wanted.since)
+    before = markets.cursor_number(wanted.before)
+    events, cursor = audit.page(
+        call.session, call.organization.id, chosen, before=before, limit=wanted.limit
+    )
+    call.detail["count"] = len(events)
+    return s.EventList.model_validate(
+        {"data": events, "next_cursor": str(cursor) if cursor else None}
+    )
+
+
+def _booking_of(call: Call, wanted: s.One) -> Booking:
+    return markets.get(call.session, Booking, call.organization.id, wanted.id, "booking")
+
+
+def _application_of(call: Call, wanted: s.One) -> VendorApplication:
+    number = wanted.id
+    return markets.get(call.session, VendorApplication, call.organization.id, number, "application")
+
+
+def _market_date(row: MarketDate) -> s.MarketDateOut:
+    return s.MarketDateOut.model_validate({**_columns(row), "market_name": row.market.name})
+
+
+def _application(row: VendorApplication) -> s.ApplicationOut:
+    return s.ApplicationOut.model_validate(
+        {**_columns(row), "market_name": row.market.name, "vendor_name": row.vendor.name}
+    )
+
+
+def _booking(row: Booking) -> s.BookingOut:
+    day = row.market_date
+    return s.BookingOut.model_validate(
+        {
+            **_columns(row),
+            "date": day.date,
+            "market_id": day.market_id,
+            "market_name": day.market.name,
+            "vendor_name": row.vendor.name,
+        }
+    )
+
+
+def _columns(row: Any) -> dict[str, Any]:
+    return {column.key: getattr(row, column.key) for column in row.__mapper__.column_attrs}
+
+
+_MARKET, _VENDOR = s.MarketOut.model_validate, s.VendorOut.model_validate
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        "whoami", "GET", "/me", Action.KEY_CHECKED,
+        "Who am I",
+        "Which organization and key this is, and what it may do.",
+        s.Nothing, s.WhoAmI, _whoami,
+    ),
+    Operation(
+        "dashboard", "GET", "/dashboard", Action.DASHBOARD_VIEWED,
+        "Dashboard",
+        "What is pending, how many market dates lie ahead, and when the next one is.",
+        s.Nothing, s.DashboardOut, _dashboard,
+    ),
+    Operation(
+        "list_markets", "GET", "/markets", Action.MARKET_LISTED,
+        "List markets",
+        "The organization's markets.",
+        s.ListMarkets, s.MarketList, _listing(markets.list_markets, s.MarketList, _MARKET),
+    ),
+    Operation(
+        "get_market", "GET", "/markets/{id}", Action.MARKET_VIEWED,
+        "Get a market",
+        "One market.",
+        s.One, s.MarketOut, _showing(Market, "market", _MARKET), "market",
+    ),
+    Operation(
+        "list_market_dates", "GET", "/market_dates", Action.MARKET_DATE_LISTED,
+        "List market dates",
+        "Market dates in the order of the calendar, of one market, state or span of days.",
+        s.ListMarketDates, s.MarketDateList,
+        _listing(markets.list_market_dates, s.MarketDateList, _market_date),
+    ),
+    Operation(
+        "get_market_date", "GET", "/market_dates/{id}", Action.MARKET_DATE_VIEWED,
+        "Get a market date",
+        "One market date.",
+        s.One, s.MarketDateOut, _showing(MarketDate, "market date", _market_date), "market date",
+    ),
+    Operation(
+        "list_vendors", "GET", "/vendors", Action.VENDOR_LISTED,
+        "List vendors",
+        "Vendors, or those with a word in their name.",
+        s.ListVendors, s.VendorList, _listing(markets.list_vendors, s.VendorList, _VENDOR),
+    ),
+    Operation(
+        "get_vendor", "GET", "/vendors/{id}", Action.VENDOR_VIEWED,
+        "Get a vendor",
+        "One vendor, with how to reach them.",
+        s.One, s.VendorOut, _showing(Vendor, "vendor", _VENDOR), "vendor",
+    ),
+    Operation(
+        "list_vendor_applications", "GET", "/vendor_applications", Action.APPLICATION_LISTED,
+        "List vendor applications",
+        "Applications of vendors to markets, newest first, by state, market or vendor's name.",
+        s.ListApplications, s.ApplicationList,
+        _listing(markets.list_applications, s.ApplicationList, _application),
+    ),
+    Operation(
+        "get_vendor_application", "GET", "/vendor_applications/{id}", Action.APPLICATION_VIEWED,
+        "Get a vendor application",
+        "One application, with the vendor's message and the team's note.",
+        s.One, s.ApplicationOut,
+        _showing(VendorApplication, "application", _application), "application",
+    ),
+    Operation(
+        "update_vendor_application", "PATCH", "/vendor_applications/{id}",
+        Action.APPLICATION_UPDATED,
+        "Decide a vendor application",
+        "Approve, decline or waitlist an application, with a note for the team if you like.",
+        s.ApplicationUpdate, s.ApplicationOut, _update_application, "application",
+    ),
+    Operation(
+        "remind_vendor_application", "POST", "/vendor_applications/{id}/remind",
+        Action.APPLICATION_REMINDED,
+        "Note a reminder",
+        "Note that the vendor was reminded: once in 24 hours, and not once it is declined.",
+        s.One, s.ApplicationOut, _remind_application, "application",
+    ),
+    Operation(
+        "list_bookings", "GET", "/bookings", Action.BOOKING_LISTED,
+        "List bookings",
+        "Bookings of stalls, newest first, by state, market date, vendor or day.",
+        s.ListBookings, s.BookingList, _listing(markets.list_bookings, s.BookingList, _booking),
+    ),
+    Operation(
+        "get_booking", "GET", "/bookings/{id}", Action.BOOKING_VIEWED,
+        "Get a booking",
+        "One booking of a stall.",
+        s.One, s.BookingOut, _showing(Booking, "booking", _booking), "booking",
+    ),
+    Operation(
+        "approve_booking", "POST", "/bookings/{id}/approve", Action.BOOKING_APPROVED,
+        "Approve a booking",
+        "Approve a pending or declined booking. Approving it again changes nothing.",
+        s.One, s.BookingOut, _deciding(BookingStatus.APPROVED), "booking",
+    ),
+    Operation(
+        "decline_booking", "POST", "/bookings/{id}/decline", Action.BOOKING_DECLINED,
+        "Decline a booking",
+        "Decline a pending booking, with a reason if you like.",
+        s.WithReason, s.BookingOut, _deciding(BookingStatus.DECLINED), "booking",
+    ),
+    Operation(
+        "cancel_booking", "POST", "/bookings/{id}/cancel", Action.BOOKING_CANCELLED,
+        "Cancel a booking",
+        "Cancel a pending or approved booking, with a reason if you like. It can't be undone.",
+        s.WithReason, s.BookingOut, _deciding(BookingStatus.CANCELLED), "booking",
+    ),
+    Operation(
+        "mark_booking_paid", "POST", "/bookings/{id}/mark_paid", Action.BOOKING_PAID,
+        "Mark a booking as paid",
+        "Mark an approved booking as paid. Doing it again changes nothing.",
+        s.One, s.BookingOut, _mark_paid, "booking",
+    ),
+    Operation(
+        "list_my_events", "GET", "/audit_events", Action.AUDIT_LISTED,
+        "List my events",
+        "What this key did, newest first, as the audit log has it.",
+        s.ListEvents, s.EventList, _list_events,
+    ),
+)  # fmt: skip
+
+BY_NAME = {operation.name: operation for operation in OPERATIONS}

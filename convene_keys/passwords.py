@@ -1,0 +1,78 @@
+"""Passwords: which are good enough, how they are kept, whether one fits."""
+
+import base64
+import hashlib
+import hmac
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+import bcrypt
+
+from convene_keys.tokens import pepper_id
+
+# NIST SP 800-63B-4 §3.1.1.2: at least 15 characters where the password is the only factor, no
+# composition rules, and a check against passwords that are known or easily guessed.
+LENGTH_MIN, LENGTH_MAX = 15, 256
+GUESSES_SCORE_MIN = 3
+REST_MIN = 8  # characters beside the words that a guesser would try first
+COST = 12
+
+_PRODUCT_WORDS = ("convene", "keys", "market", "farmers", "vendor", "booking", "apikey")
+
+
+def weakness(password: str, words: Iterable[str] = ()) -> str | None:
+    """What is wrong with a new password, in plain words; None when it is good enough.
+
+    `words` are those that a guesser would try first: the organization's, the person's.
+    """
+    if len(password) < LENGTH_MIN:
+        return f"Please use at least {LENGTH_MIN} characters. A few unrelated words work well."
+    if len(password) > LENGTH_MAX:
+        return f"Please use at most {LENGTH_MAX} characters."
+    if "\0" in password:
+        return "Please remove the invisible or control characters."
+    # Its word lists take 0.2 s to load and several MB: only who sets a password needs them.
+    from zxcvbn import zxcvbn
+
+    known = {part for word in words for part in [word, *word.replace("@", " ").split()]}
+    known.update(_PRODUCT_WORDS)
+    score = zxcvbn(_normal(password)[:72], user_inputs=sorted(known))["score"]
+    rest = _normal(password).casefold()
+    for word in sorted(known, key=len, reverse=True):
+        if len(word) >= 4:  # shorter ones are part of any text
+            rest = rest.replace(_normal(word).casefold(), "")
+    if score < GUESSES_SCORE_MIN or len(rest.strip()) < REST_MIN:
+        return "This password is easy to guess. A few unrelated words work well."
+    return None
+
+
+def hash_password(password: str, peppers: Sequence[str]) -> str:
+    """`pepper-id$bcrypt`. The pepper is first in `peppers`; 240 ms at the full cost."""
+    hashed = bcrypt.hashpw(_digest(password, peppers[0]), bcrypt.gensalt(COST))
+    return f"{pepper_id(peppers[0])}${hashed.decode()}"
+
+
+def fits(password: str, stored: str | None, peppers: Sequence[str]) -> bool:
+    """Whether `password` is the one behind `stored`. Takes as long when there is none."""
+    name, _, hashed = (stored or "").partition("$")
+    pepper = next((p for p in peppers if pepper_id(p) == name), peppers[0])
+    try:
+        return bcrypt.checkpw(_digest(password, pepper), hashed.encode())
+    except ValueError:  # no hash, or one that is damaged
+        bcrypt.hashpw(b"", bcrypt.gensalt(COST))
+        return False
+
+
+def is_outdated(stored: str, peppers: Sequence[str]) -> bool:
+    """Whether `stored` was made under an older pepper or at another cost."""
+    return not stored.startswith(f"{pepper_id(peppers[0])}$$2b${COST:02}$")
+
+
+def _normal(password: str) -> str:
+    return unicodedata.normalize("NFKC", password)
+
+
+def _digest(password: str, pepper: str) -> bytes:
+    """64 bytes: bcrypt refuses more than 72 (OWASP Password Storage Cheat Sheet, "bcrypt")."""
+    text = _normal(password).encode("utf-8", "surrogatepass")
+    return base64.b64encode(hmac.digest(pepper.encode(), text, hashlib.sha384))

@@ -1,0 +1,74 @@
+"""The pages: one blueprint a page area, and what all of them share."""
+
+from flask import Flask, Response, request
+from flask_wtf.csrf import CSRFError
+
+from convene_keys.access import may
+from convene_keys.access import settings as settings_of_app
+from convene_keys.errors import Malformed
+from convene_keys.extensions import login
+from convene_keys.web import audit, auth, data, formats, health, keys, settings, team
+from convene_keys.web.respond import asset_version, navigation, problem_page
+from convene_keys.web.signed_in import load
+
+__all__ = ["init_app", "problem_page"]
+
+# Nothing is loaded from elsewhere, nothing runs inline, nobody frames these pages.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+THEMES = ("light", "dark")
+
+
+def init_app(app: Flask) -> None:
+    for area in (auth, keys, audit, data, team, settings, health):
+        app.register_blueprint(area.blueprint)
+    login.session_protection = None  # it trusts a forged address; sessions live on the server
+    login.user_loader(load)
+    formats.init_app(app)
+    # Globals, since imported macros see nothing else.
+    app.jinja_env.globals["asset_version"] = asset_version(app)
+    support_email = app.config["SETTINGS"].support_email
+
+    @app.context_processor
+    def shared() -> dict[str, object]:
+        theme = request.cookies.get("theme")
+        return {
+            "may": may,
+            "navigation": navigation(),
+            "support_email": support_email,
+            "theme": theme if theme in THEMES else None,
+        }
+
+    app.register_error_handler(CSRFError, _stale_form)
+    app.after_request(_headers)
+
+
+def _stale_form(_: CSRFError) -> Response:
+    return problem_page(
+        Malformed(
+            "This form is out of date: you may have signed in again since it was opened. "
+            "Please go back, reload the page and try again. Nothing was changed.",
+            code="stale_form",
+        )
+    )
+
+
+def _headers(response: Response) -> Response:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    if settings_of_app().secure:
+        response.headers["Strict-Transport-Security"] = "max-age=63072000; includeSubDomains"
+    if request.endpoint != "static":
+        response.vary.add("HX-Request")
+        response.headers.setdefault("Cache-Control", "no-store")
+    return response

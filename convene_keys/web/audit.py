@@ -1,0 +1,165 @@
+"""The audit log's page and its exports."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from flask import Blueprint, Response, request, stream_with_context
+from flask_login import current_user
+
+from convene_keys import audit, clock, keys, team
+from convene_keys.access import Access, access, member_actor
+from convene_keys.audit import Filter
+from convene_keys.errors import Malformed
+from convene_keys.events import Action, Outcome
+from convene_keys.extensions import db, transaction
+from convene_keys.markets import cursor_number, midnight
+from convene_keys.models import AuditEvent
+from convene_keys.web.formats import day
+from convene_keys.web.respond import is_htmx, page
+
+blueprint = Blueprint("audit", __name__, url_prefix="/admin")
+
+PAGE_SIZE = 50
+BOM = "\ufeff"  # without it, spreadsheets take UTF-8 for something older
+TEXT_MAX = 100
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What the address asks for, as it was typed."""
+
+    key: str = ""
+    action: str = ""
+    member: str = ""
+    outcome: str = ""
+    since: str = ""
+    until: str = ""
+    q: str = ""
+
+    def query(self, **changes: Any) -> dict[str, Any]:
+        """The parameters of an address with the same filters, and `changes`."""
+        return {name: value for name, value in (asdict(self) | changes).items() if value}
+
+    def parsed(self) -> Filter:
+        """Raises `Malformed` for what is no filter."""
+        if self.action and self.action not in set(Action):
+            raise Malformed("There is no such action in the audit log.")
+        if self.outcome and self.outcome not in set(Outcome):
+            raise Malformed("An outcome is ok, denied or failed.")
+        return Filter(
+            key=_number(self.key),
+            action=self.action,
+            member=_number(self.member),
+            outcome=self.outcome,
+            since=_moment(self.since),
+            until=_moment(self.until, end=True),
+            q=self.q,
+        )
+
+
+@blueprint.get("/audit_log")
+@access(Access.VIEWER)
+def index() -> Response:
+    filters = _filters()
+    wanted = _own(filters.parsed())
+    organization_id, session = current_user.organization.id, db.session()
+    before = cursor_number(request.args.get("before") or None)
+    events, next_before = audit.page(
+        session, organization_id, wanted, before=before, limit=PAGE_SIZE
+    )
+    context: dict[str, Any] = {"events": events, "next_before": next_before, "filters": filters}
+    if before is not None and is_htmx():
+        last = audit.get(session, organization_id, before)
+        return page("audit/_events.html", continued_day=day(last.at), **context)
+    count, capped = audit.count(session, organization_id, wanted)
+    return page(
+        "audit/list.html",
+        "audit/_log.html",
+        count=count,
+        count_capped=capped,
+        keys=keys.names(session, organization_id),
+        actions=[(action.value, action.label) for action in Action],
+        members=team.members(session, organization_id),
+        **context,
+    )
+
+
+@blueprint.get("/audit_log.csv")
+@access(Access.VIEWER)
+def export_csv() -> Response:
+    def lines(events: Iterator[AuditEvent]) -> Iterator[str]:
+        yield BOM
+        yield from audit.csv_lines(events)
+
+    return _export("csv", "text/csv", lines)
+
+
+@blueprint.get("/audit_log.jsonl")
+@access(Access.VIEWER)
+def export_jsonl() -> Response:
+    return _export("jsonl", "application/jsonl", audit.jsonl_lines)
+
+
+def _export(
+    ending: str, mimetype: str, lines: Callable[[Iterator[AuditEvent]], Iterator[str]]
+) -> Response:
+    """Stream the same filter's events; that the log was taken away is itself recorded."""
+    filters = _filters()
+    wanted, organization_id = _own(filters.parsed()), current_user.organization.id
+    with transaction() as session:
+        detail = {"format": ending, **filters.query()}
+        audit.record(session, member_actor(), Action.AUDIT_EXPORTED, detail=detail)
+
+    def body() -> Iterator[str]:
+        # The view's own session is closed before the first line leaves; this is another one.
+        yield from lines(audit.export(db.session(), organization_id, wanted))
+
+    name = f"audit-log-{clock.now():%Y-%m-%d}.{ending}"
+    response = Response(stream_with_context(body()), mimetype=mimetype)
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    return response
+
+
+def _filters() -> Filters:
+    values = {f.name: request.args.get(f.name, "").strip() for f in fields(Filters)}
+    if any(len(value) > TEXT_MAX or "\0" in value for value in values.values()):
+        raise Malformed("Please use at most 100 ordinary characters in a filter.")
+    return Filters(**values)
+
+
+def _own(wanted: Filter) -> Filter:
+    """The filter, when its key and member are the organization's. Raises `NotFound` otherwise."""
+    session, organization_id = db.session(), current_user.organization.id
+    if wanted.key is not None:
+        keys.get(session, organization_id, wanted.key)
+    if wanted.member is not None:
+        team.get(session, organization_id, wanted.member)
+    return wanted
+
+
+def _number(value: str) -> int | None:
+    if value and not (value.isascii() and value.isdecimal() and len(value) < 19):
+        raise Malformed("Please choose a key or member from the list.")
+    return int(value) if value else None
+
+
+def _moment(value: str, *, end: bool = False) -> datetime | None:
+    """A moment from a day, in the organization's time zone, or from RFC 3339; None when empty.
+
+    As an end, a day counts whole.
+    """
+    if not value:
+        return None
+    try:
+        if len(value) > len("2026-11-24"):
+            moment = datetime.fromisoformat(value)
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        else:
+            there = date.fromisoformat(value) + timedelta(days=1 if end else 0)
+            moment = midnight(there, current_user.organization.timezone)
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        message = f"“{value[:40]}” is not a date. Please use one like 2026-11-24."
+        raise Malformed(message, code="invalid_date") from None

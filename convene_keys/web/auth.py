@@ -1,0 +1,192 @@
+"""The way in and out: first run, sign-in, sign-out, and one-time links that set a password."""
+
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Response, flash, redirect, request, session, url_for
+from flask.typing import ResponseReturnValue
+from flask_login import current_user, login_user
+from wtforms import BooleanField, HiddenField, PasswordField, StringField
+from wtforms.validators import InputRequired
+
+from convene_keys import accounts, sample_data, team
+from convene_keys.access import Access, access, member_actor, origin, settings
+from convene_keys.audit import Actor
+from convene_keys.errors import Invalid, NotFound, TooMany
+from convene_keys.extensions import db
+from convene_keys.models import Member
+from convene_keys.web.forms import Form
+from convene_keys.web.respond import done, page
+from convene_keys.web.signed_in import load
+
+blueprint = Blueprint("auth", __name__)
+
+
+class SetupForm(Form):
+    organization = StringField("Organization")
+    name = StringField("Your name")
+    email = StringField("Your email")
+    password = PasswordField("Password")
+    sample_data = BooleanField("Add sample data")
+
+
+class SignInForm(Form):
+    email = StringField("Email", [InputRequired("Please type your email.")])
+    password = PasswordField("Password", [InputRequired("Please type your password.")])
+    next = HiddenField()
+
+
+class WelcomeForm(Form):
+    password = PasswordField("New password")
+
+
+@blueprint.get("/")
+@access(Access.PUBLIC)
+def home() -> ResponseReturnValue:
+    here = "keys.index" if current_user.is_authenticated else "auth.login"
+    return redirect(url_for(here), 303)
+
+
+@blueprint.get("/admin")
+@access(Access.VIEWER)
+def admin() -> ResponseReturnValue:
+    return redirect(url_for("keys.index"), 303)
+
+
+@blueprint.get("/setup")
+@access(Access.PUBLIC)
+def setup() -> ResponseReturnValue:
+    _require_first_run()
+    return page("setup.html", form=SetupForm())
+
+
+@blueprint.post("/setup")
+@access(Access.PUBLIC)
+def set_up() -> ResponseReturnValue:
+    _require_first_run()
+    form = SetupForm()
+    try:
+        organization, member = team.create_organization(
+            name=form.organization.data or "",
+            admin_name=form.name.data or "",
+            admin_email=form.email.data or "",
+            password=form.password.data or "",
+            origin=origin(),
+            peppers=settings().key_peppers,
+            first_only=True,
+        )
+    except Invalid as invalid:
+        form.show(invalid)
+        return page("setup.html", status=422, form=form)
+    actor, name = Actor.of_member(member, origin()), organization.name
+    _enter(accounts.start_session(member.id, origin()))
+    if form.sample_data.data:
+        sample_data.make(actor)
+    return done(f"{name} is set up. Now create a key for your first tool.", url_for("keys.index"))
+
+
+@blueprint.get("/login")
+@access(Access.PUBLIC)
+def login() -> ResponseReturnValue:
+    wanted = _on_this_site(request.args.get("next"))
+    if current_user.is_authenticated:
+        return redirect(wanted or url_for("keys.index"), 303)
+    return _sign_in_page(SignInForm(data={"next": wanted}))
+
+
+@blueprint.post("/login")
+@access(Access.PUBLIC)
+def sign_in() -> ResponseReturnValue:
+    form = SignInForm()
+    wanted = form.next.data = _on_this_site(form.next.data)
+    if current_user.is_authenticated:
+        return redirect(wanted or url_for("keys.index"), 303)
+    if not form.validate():
+        return _sign_in_page(form, 422)
+    try:
+        token = accounts.sign_in(
+            form.email.data or "", form.password.data or "", origin(), settings().key_peppers
+        )
+    except Invalid as invalid:
+        form.show(invalid)
+        return _sign_in_page(form, 422)
+    except TooMany as too_many:
+        form.form_errors.append(too_many.detail)
+        answer = _sign_in_page(form, 429)
+        answer.headers["Retry-After"] = str(too_many.retry_after)
+        return answer
+    _enter(token)
+    return redirect(wanted or url_for("keys.index"), 303)
+
+
+@blueprint.post("/logout")
+@access(Access.VIEWER)
+def logout() -> ResponseReturnValue:
+    accounts.sign_out(member_actor(), current_user.session_id)
+    session.clear()
+    flash("You are signed out.", "ok")
+    return redirect(url_for("auth.login"), 303)
+
+
+@blueprint.get("/welcome")
+@access(Access.PUBLIC)
+def welcome() -> ResponseReturnValue:
+    return page("auth/welcome.html", member=_invited(), form=WelcomeForm())
+
+
+@blueprint.post("/welcome")
+@access(Access.PUBLIC)
+def accept() -> ResponseReturnValue:
+    """Set the password of whom the link was made for. Who was signed in here before leaves."""
+    form, configured = WelcomeForm(), settings()
+    try:
+        member = team.accept(
+            request.args.get("code", ""),
+            form.password.data or "",
+            configured.secret_key,
+            origin(),
+            configured.key_peppers,
+        )
+    except Invalid as invalid:
+        form.show(invalid)
+        return page("auth/welcome.html", status=422, member=_invited(), form=form)
+    member_id = member.id
+    if current_user.is_authenticated and current_user.member.id != member_id:
+        accounts.sign_out(member_actor(), current_user.session_id)
+    _enter(accounts.start_session(member_id, origin()))
+    return done("Your password is set, and you are signed in.", url_for("keys.index"))
+
+
+def _require_first_run() -> None:
+    code = request.args.get("code", "")
+    if not (team.is_setup_code(code, settings().secret_key) and team.is_empty(db.session())):
+        raise NotFound(
+            "This set-up link doesn’t work. If Convene Keys has been set up already, please sign "
+            "in. If not, open the link that it printed when it was started, whole."
+        )
+
+
+def _invited() -> Member:
+    return team.invited(db.session(), request.args.get("code", ""), settings().secret_key)
+
+
+def _sign_in_page(form: SignInForm, status: int = 200) -> Response:
+    return page("auth/login.html", status=status, form=form, first_run=team.is_empty(db.session()))
+
+
+def _enter(token: str) -> None:
+    """Begin a cookie of its own: nothing that was in this browser before is taken along."""
+    session.clear()
+    login_user(load(token))
+
+
+def _on_this_site(address: str | None) -> str | None:
+    """`address` when it is a path of this site to go on to after sign-in; None for all else.
+
+    Browsers read a backslash as a slash and drop control characters, and `//host` is another site.
+    """
+    if not address or not address.startswith("/") or not address.isprintable():
+        return None
+    if "//" in address or "\\" in address:
+        return None
+    path = urlsplit(address).path.rstrip("/")
+    return None if path in ("/login", "/logout") else address

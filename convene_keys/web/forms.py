@@ -1,0 +1,30 @@
+"""What every form shares: what the domain found wrong is shown on the field it concerns."""
+
+from flask_wtf import FlaskForm
+from wtforms.i18n import DummyTranslations
+
+from convene_keys.errors import Invalid
+
+_PLAIN = {"Not a valid choice.": "Please choose one from the list."}
+
+
+class _PlainWords(DummyTranslations):
+    """The library's messages in this product's words."""
+
+    def gettext(self, string: str) -> str:
+        return _PLAIN.get(string, string)
+
+
+class Form(FlaskForm):  # type: ignore[misc]
+    class Meta:
+        def get_translations(self, _form: FlaskForm) -> _PlainWords:
+            return _PlainWords()
+
+    def show(self, invalid: Invalid) -> None:
+        """Put the domain's errors on their fields; one without a field of ours is the form's."""
+        for error in invalid.errors:
+            field = self._fields.get(error.field)
+            if field is None:
+                self.form_errors.append(error.message)
+            else:
+                field.errors = [*field.errors, error.message]

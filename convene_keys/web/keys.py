@@ -1,0 +1,227 @@
+"""The key pages: list, create, look at, rename, revoke."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from flask import Blueprint, Response, request, url_for
+from flask_login import current_user
+from wtforms import RadioField, SelectField, StringField
+
+from convene_keys import audit, keys
+from convene_keys.access import Access, access, member_actor, settings
+from convene_keys.errors import FieldError, Invalid, Malformed
+from convene_keys.extensions import db
+from convene_keys.models import ApiKey, Scope, Tool
+from convene_keys.web.forms import Form
+from convene_keys.web.fresh import FreshForm, confirm_password
+from convene_keys.web.respond import done, page
+
+blueprint = Blueprint("keys", __name__, url_prefix="/admin/api_keys")
+
+Status = Literal["active", "expiring", "revoked", "all"]
+Sort = Literal["name", "created", "last_used"]
+Direction = Literal["asc", "desc"]
+EVENTS_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What the list's address asks for."""
+
+    q: str = ""
+    status: str = "active"
+    sort: str = "created"
+    dir: str = "desc"
+
+
+class NewKeyForm(FreshForm):
+    name = StringField("Name")
+    tool = RadioField(
+        "Which tool is it for?",
+        choices={
+            Tool.CLAUDE.value: "Claude",
+            Tool.CHATGPT.value: "ChatGPT",
+            Tool.DEVELOPER.value: "A developer’s script",
+            Tool.OTHER.value: "Something else",
+        },
+        default=Tool.OTHER,
+    )
+    scope = RadioField(
+        "What may it do?",
+        choices={Scope.READ.value: "Only read", Scope.READ_WRITE.value: "Read and change"},
+        default=Scope.READ_WRITE,
+    )
+    expires_in_days = SelectField(
+        "Expires",
+        choices={
+            "": "Never",
+            "30": "In 30 days",
+            "90": "In 3 months",
+            "180": "In 6 months",
+            "365": "In a year",
+        },
+        default="",
+        validate_choice=False,  # any number of days is fine, the list only suggests some
+    )
+
+    def days(self) -> int | None:
+        """Raises `Invalid` for what is no number."""
+        value = (self.expires_in_days.data or "").strip()
+        if not value:
+            return None
+        if not (value.isascii() and value.isdecimal() and len(value) < 6):
+            raise Invalid([FieldError("expires_in_days", "Please choose a number of days.")])
+        return int(value)
+
+
+class RenameForm(Form):
+    name = StringField("Name")
+
+
+class RevokeForm(FreshForm):
+    reason = StringField("Reason")
+
+
+@blueprint.get("")
+@access(Access.VIEWER)
+def index() -> Response:
+    filters, number = _filters()
+    found = keys.list_keys(
+        db.session(),
+        current_user.organization.id,
+        q=filters.q,
+        status=filters.status,
+        sort=filters.sort,
+        descending=filters.dir == "desc",
+        page=number,
+    )
+    return page(
+        "keys/list.html",
+        "keys/_list.html",
+        keys=found.keys,
+        total=found.total,
+        page=found.page,
+        pages=found.pages,
+        filters=filters,
+        has_keys=bool(found.total) or _count("all") > 0,
+        attention=_count("expiring"),
+    )
+
+
+@blueprint.get("/new")
+@access(Access.MANAGER)
+def new() -> Response:
+    return page("keys/new.html", form=NewKeyForm(data={"tool": Tool.CLAUDE}))
+
+
+@blueprint.post("")
+@access(Access.MANAGER)
+def create() -> Response:
+    """The only answer that ever shows the secret."""
+    form = NewKeyForm()
+    if not (form.validate() and confirm_password(form)):
+        return page("keys/new.html", status=422, form=form)
+    try:
+        key, secret = keys.create(
+            member_actor(),
+            name=form.name.data or "",
+            tool=Tool(form.tool.data),
+            scope=Scope(form.scope.data),
+            expires_in_days=form.days(),
+            peppers=settings().key_peppers,
+            created_by_id=current_user.member.id,
+        )
+    except Invalid as invalid:
+        form.show(invalid)
+        return page("keys/new.html", status=422, form=form)
+    return page("keys/created.html", key=key, secret=secret, base_url=settings().base_url)
+
+
+@blueprint.get("/<int:key_id>")
+@access(Access.VIEWER)
+def show(key_id: int) -> Response:
+    key = _get(key_id)
+    return _show(key, RenameForm(obj=key))
+
+
+@blueprint.post("/<int:key_id>/rename")
+@access(Access.MANAGER)
+def rename(key_id: int) -> Response:
+    key, form = _get(key_id), RenameForm()
+    try:
+        key = keys.rename(member_actor(), key_id, form.name.data or "")
+    except Invalid as invalid:
+        form.show(invalid)
+        return _show(key, form, status=422)
+    return done(
+        f"This key is called {key.name} now.",
+        url_for("keys.show", key_id=key_id),
+        "keys/_rename.html",
+        key=key,
+        form=form,
+        renamed=True,
+    )
+
+
+@blueprint.get("/<int:key_id>/revoke")
+@access(Access.MANAGER)
+def confirm_revoke(key_id: int) -> Response:
+    return page("keys/revoke.html", "keys/_revoke.html", key=_get(key_id), form=RevokeForm())
+
+
+@blueprint.post("/<int:key_id>/revoke")
+@access(Access.MANAGER)
+def revoke(key_id: int) -> Response:
+    key, form = _get(key_id), RevokeForm()
+    if form.validate() and confirm_password(form):
+        try:
+            key = keys.revoke(member_actor(), key_id, form.reason.data or "")
+        except Invalid as invalid:
+            form.show(invalid)
+    if form.errors:
+        return page("keys/revoke.html", "keys/_revoke.html", status=422, key=key, form=form)
+    return done(
+        f"{key.name} was revoked. It stopped working at once.",
+        url_for("keys.index"),
+        "keys/_row.html",
+        key=key,
+        just_revoked=True,
+    )
+
+
+def _get(key_id: int) -> ApiKey:
+    return keys.get(db.session(), current_user.organization.id, key_id)
+
+
+def _show(key: ApiKey, form: RenameForm, status: int = 200) -> Response:
+    events, _ = audit.page(
+        db.session(),
+        current_user.organization.id,
+        audit.Filter(key=key.id),
+        before=None,
+        limit=EVENTS_SHOWN,
+    )
+    fragment = "keys/_rename.html" if status == 422 else None
+    return page("keys/show.html", fragment, status=status, key=key, form=form, events=events)
+
+
+def _count(status: Status) -> int:
+    listed = keys.list_keys(db.session(), current_user.organization.id, status=status, page_size=1)
+    return listed.total
+
+
+def _filters() -> tuple[Filters, int]:
+    """The address's filters and page. Raises `Malformed` for what the list can't do."""
+    chosen = Filters(q=request.args.get("q", "").strip())
+    if len(chosen.q) > 100 or "\0" in chosen.q:
+        raise Malformed("Please search for at most 100 ordinary characters.")
+    for name, choices in (("status", Status), ("sort", Sort), ("dir", Direction)):
+        value = request.args.get(name)
+        if value and value not in get_args(choices):
+            raise Malformed(f"There is no {name} “{value[:20]}” to list keys by.")
+        if value:
+            chosen = replace(chosen, **{name: value})
+    number = request.args.get("page", "1")
+    if not (number.isascii() and number.isdecimal() and 1 <= int(number[:7]) <= 1_000_000):
+        raise Malformed("There is no such page.")
+    return chosen, int(number[:7])

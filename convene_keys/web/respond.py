@@ -1,0 +1,90 @@
+"""How a view answers: the fragment that changed to HTMX, a whole page or a redirect to a browser."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, Response, flash, make_response, redirect, render_template, request
+from flask_login import current_user
+
+from convene_keys.access import origin
+from convene_keys.errors import Problem
+from convene_keys.web.signed_in import forget
+
+_AREAS = (
+    ("keys.index", "API keys", "key", "keys"),
+    ("audit.index", "Audit log", "scroll-text", "audit"),
+    ("data.bookings", "Bookings", "calendar-days", "data"),
+    ("data.applications", "Applications", "inbox", "data"),
+    ("team.index", "Team", "users", "team"),
+)
+
+
+def is_htmx() -> bool:
+    return request.headers.get("HX-Request") == "true"
+
+
+def page(
+    template: str, fragment: str | None = None, *, status: int = 200, **context: Any
+) -> Response:
+    """The page, or for HTMX only its `fragment` template."""
+    chosen = fragment if fragment and is_htmx() else template
+    return make_response(render_template(chosen, **context), status)
+
+
+def done(message: str, back_to: str, fragment: str | None = None, **context: Any) -> Response:
+    """After a change: for HTMX the fragment that changed and a toast, else a redirect and a notice."""
+    if is_htmx() and fragment is not None:
+        response = make_response(render_template(fragment, **context))
+        response.headers["HX-Trigger"] = _toast(message, "ok")
+        return response
+    flash(message, "ok")
+    if is_htmx():
+        return make_response("", 200, {"HX-Redirect": back_to})
+    return make_response(redirect(back_to, 303))
+
+
+def stale(problem: Problem, fragment: str, **context: Any) -> Response:
+    """A change that came too late, for HTMX: the thing as it is now, and a toast that says why."""
+    response = make_response(render_template(fragment, **context), problem.status)
+    response.headers["HX-Trigger"] = _toast(problem.detail, "danger")
+    return response
+
+
+def problem_page(problem: Problem) -> Response:
+    """An error for a person: a toast where HTMX asked, since its target should stay; else a page."""
+    headers = problem.headers
+    if is_htmx():
+        headers |= {"HX-Reswap": "none", "HX-Trigger": _toast(problem.detail, "danger")}
+        return make_response(problem.detail, problem.status, headers)
+    if problem.status >= 500:
+        forget()  # the page must not need what has just failed
+    body = render_template("error.html", problem=problem, request_id=origin().request_id)
+    return make_response(body, problem.status, headers)
+
+
+def navigation() -> list[tuple[str, str, str, bool]]:
+    """The areas for the page's header: endpoint, label, icon, whether it is open now."""
+    if not current_user.is_authenticated:
+        return []
+    here = request.endpoint or ""
+    blueprint = here.partition(".")[0]
+    return [
+        (endpoint, label, icon, here == endpoint or (area == blueprint and area != "data"))
+        for endpoint, label, icon, area in _AREAS
+    ]
+
+
+def asset_version(app: Flask) -> str:
+    """Changes whenever a static file does, so that browsers may keep them for a year."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(app.static_folder or "").rglob("*")):
+        if path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def _toast(message: str, kind: str) -> str:
+    """The header by which the page shows a message. ASCII only, as headers are."""
+    return json.dumps({"toast": {"message": message, "kind": kind}})

@@ -1,0 +1,182 @@
+"""Settings: the organization, its billing, and one's own account."""
+
+from functools import cache
+
+from flask import Blueprint, Response, url_for
+from flask_login import current_user
+from wtforms import Field, PasswordField, RadioField, SelectField, StringField
+
+from convene_keys import accounts, team
+from convene_keys.access import Access, access, member_actor
+from convene_keys.access import settings as settings_of_app
+from convene_keys.errors import Invalid
+from convene_keys.extensions import db
+from convene_keys.models import OrganizationStatus
+from convene_keys.web.devices import device
+from convene_keys.web.forms import Form
+from convene_keys.web.fresh import check_password
+from convene_keys.web.respond import done, page
+
+blueprint = Blueprint("settings", __name__, url_prefix="/admin/settings")
+blueprint.add_app_template_filter(device)
+
+
+@cache
+def _zones() -> dict[str, dict[str, str]]:
+    """The time zones for a select: those named after places, by continent, and UTC."""
+    groups: dict[str, dict[str, str]] = {}
+    for name in team.zones():
+        region, slash, _ = name.partition("/")
+        group = groups.setdefault(region if slash else "Universal time", {})
+        group[name] = name.replace("_", " ")
+    return groups
+
+
+class OrganizationForm(Form):
+    name = StringField("Name")
+    timezone = SelectField("Time zone", choices=_zones, validate_choice=False)
+    status = RadioField(
+        "Status",
+        choices={"live": "Live", "draft": "Draft"},
+    )
+
+
+class BillingForm(Form):
+    billing_email = StringField("Billing email")
+    plan = SelectField(
+        "Plan",
+        choices={plan: plan.capitalize() for plan in team.PLANS},
+    )
+    stripe_account_id = StringField("Stripe account id")
+
+
+class NameForm(Form):
+    name = StringField("Your name")
+
+
+class PasswordForm(Form):
+    current_password = PasswordField("Current password")
+    new_password = PasswordField("New password")
+
+
+@blueprint.get("/organization")
+@access(Access.ADMIN)
+def organization() -> Response:
+    form = OrganizationForm(obj=current_user.organization)
+    return page("settings/organization.html", form=form)
+
+
+@blueprint.post("/organization")
+@access(Access.ADMIN)
+def change_organization() -> Response:
+    form = OrganizationForm(obj=current_user.organization)
+    if form.validate():
+        try:
+            team.change_organization(
+                member_actor(),
+                name=_text(form.name),
+                timezone=_text(form.timezone),
+                status=OrganizationStatus(form.status.data),
+            )
+        except Invalid as invalid:
+            form.show(invalid)
+    if form.errors:
+        return page("settings/organization.html", status=422, form=form)
+    return done("The organization was saved.", url_for("settings.organization"))
+
+
+@blueprint.get("/billing")
+@access(Access.ADMIN)
+def billing() -> Response:
+    return page("settings/billing.html", form=BillingForm(obj=current_user.organization))
+
+
+@blueprint.post("/billing")
+@access(Access.ADMIN)
+def change_billing() -> Response:
+    form = BillingForm(obj=current_user.organization)
+    if form.validate():
+        try:
+            team.change_billing(
+                member_actor(),
+                billing_email=_text(form.billing_email),
+                plan=_text(form.plan),
+                stripe_account_id=_text(form.stripe_account_id),
+            )
+        except Invalid as invalid:
+            form.show(invalid)
+    if form.errors:
+        return page("settings/billing.html", status=422, form=form)
+    return done("Billing was saved.", url_for("settings.billing"))
+
+
+@blueprint.get("/account")
+@access(Access.VIEWER)
+def account() -> Response:
+    return _account_page()
+
+
+@blueprint.post("/account/name")
+@access(Access.VIEWER)
+def change_name() -> Response:
+    form = NameForm(obj=current_user.member)
+    try:
+        team.rename_self(member_actor(), _text(form.name))
+    except Invalid as invalid:
+        form.show(invalid)
+        return _account_page(name_form=form, status=422)
+    return done("Your name was saved.", url_for("settings.account"))
+
+
+@blueprint.post("/account/password")
+@access(Access.VIEWER)
+def change_password() -> Response:
+    form = PasswordForm()
+    try:
+        check_password(_text(form.current_password))
+        accounts.change_password(
+            member_actor(),
+            current_user.member,
+            current_user.session_id,
+            _text(form.new_password),
+            settings_of_app().key_peppers,
+        )
+    except Invalid as invalid:
+        form.show(invalid)
+        return _account_page(password_form=form, status=422)
+    return done(
+        "Your password was changed. Everywhere else you are signed out.",
+        url_for("settings.account"),
+    )
+
+
+@blueprint.post("/account/sessions")
+@access(Access.VIEWER)
+def end_other_sessions() -> Response:
+    accounts.end_other_sessions(member_actor(), current_user.session_id)
+    return done("Everywhere else you are signed out.", url_for("settings.account"))
+
+
+def _account_page(
+    *,
+    name_form: NameForm | None = None,
+    password_form: PasswordForm | None = None,
+    status: int = 200,
+) -> Response:
+    configured = settings_of_app()
+    return page(
+        "settings/account.html",
+        status=status,
+        name_form=name_form or NameForm(formdata=None, obj=current_user.member),
+        password_form=password_form or PasswordForm(formdata=None),
+        sessions=accounts.sessions(
+            db.session(),
+            current_user.member.id,
+            idle=configured.session_idle,
+            most=configured.session_max,
+        ),
+    )
+
+
+def _text(field: Field) -> str:
+    return str(field.data or "")

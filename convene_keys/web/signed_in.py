@@ -1,0 +1,42 @@
+"""Who is signed in: Flask-Login's user, backed by a session on the server."""
+
+from flask_login import UserMixin
+
+from convene_keys import accounts
+from convene_keys.access import settings
+from convene_keys.extensions import db, login
+from convene_keys.models import Member, Organization, Role, SignInSession
+
+
+class SignedIn(UserMixin):  # type: ignore[misc]
+    """A member in one browser. Its id, in the cookie, is the session's token and nobody's name."""
+
+    def __init__(self, session: SignInSession, token: str) -> None:
+        self.session_id: int = session.id
+        self.member: Member = session.member
+        self.organization: Organization = session.member.organization
+        self.name: str = session.member.name
+        self.role = Role(session.member.role)
+        self.fresh: bool = accounts.is_fresh(session)
+        self._token = token
+
+    def get_id(self) -> str:
+        return self._token
+
+
+def forget() -> None:
+    """Answer the rest of this request as to a stranger, without asking the database who it is."""
+    login._update_request_context_with_user()
+
+
+def load(token: str) -> SignedIn | None:
+    """The living session that the cookie's token opens."""
+    configured = settings()
+    session = accounts.session_of(
+        db.session(), token, idle=configured.session_idle, most=configured.session_max
+    )
+    if session is None:
+        return None
+    if accounts.note_seen(session.id, session.last_seen_at):
+        session = db.session.get_one(SignInSession, session.id)
+    return SignedIn(session, token)

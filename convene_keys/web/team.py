@@ -1,0 +1,162 @@
+"""The team: who belongs to the organization, and in which role."""
+
+from flask import Blueprint, Response, url_for
+from flask_login import current_user
+from wtforms import RadioField, StringField
+
+from convene_keys import team
+from convene_keys.access import Access, access, member_actor, settings
+from convene_keys.errors import Invalid
+from convene_keys.extensions import db
+from convene_keys.models import Member, Role
+from convene_keys.web.forms import Form
+from convene_keys.web.fresh import FreshForm, confirm_password
+from convene_keys.web.respond import done, page
+
+blueprint = Blueprint("team", __name__, url_prefix="/admin/team")
+
+ONE = "/<int:member_id>"
+
+
+class MemberForm(FreshForm):
+    name = StringField("Name")
+    role = RadioField(
+        "Role",
+        choices={"admin": "Admin", "manager": "Market manager", "viewer": "Viewer"},
+        default=Role.MANAGER,
+    )
+
+
+class NewMemberForm(MemberForm):
+    email = StringField("Email")
+
+
+@blueprint.get("")
+@access(Access.VIEWER)
+def index() -> Response:
+    return page("team/list.html", members=team.members(db.session(), _organization_id()))
+
+
+@blueprint.get("/new")
+@access(Access.ADMIN)
+def new() -> Response:
+    return page("team/new.html", form=NewMemberForm())
+
+
+@blueprint.post("")
+@access(Access.ADMIN)
+def add() -> Response:
+    """The only answer that shows the new member's sign-in link."""
+    form = NewMemberForm()
+    if form.validate() and confirm_password(form):
+        try:
+            member = team.add_member(
+                member_actor(),
+                name=form.name.data or "",
+                email=form.email.data or "",
+                role=Role(form.role.data),
+            )
+        except Invalid as invalid:
+            form.show(invalid)
+        else:
+            return _show_link(member.id, added=True)
+    return page("team/new.html", status=422, form=form)
+
+
+@blueprint.get(ONE)
+@access(Access.ADMIN)
+def show(member_id: int) -> Response:
+    member = _get(member_id)
+    return _edit_page(member, MemberForm(obj=member))
+
+
+@blueprint.post(ONE)
+@access(Access.ADMIN)
+def change(member_id: int) -> Response:
+    member = _get(member_id)
+    form = MemberForm(obj=member)
+    if form.validate() and confirm_password(form):
+        try:
+            member = team.change_member(
+                member_actor(), member_id, name=form.name.data or "", role=Role(form.role.data)
+            )
+        except Invalid as invalid:
+            form.show(invalid)
+        else:
+            return done(f"{member.name} was saved.", url_for("team.index"))
+    return _edit_page(member, form, 422)
+
+
+@blueprint.get(f"{ONE}/disable")
+@access(Access.ADMIN)
+def confirm_disable(member_id: int) -> Response:
+    return _confirm_page("disable", _get(member_id), FreshForm())
+
+
+@blueprint.post(f"{ONE}/disable")
+@access(Access.ADMIN)
+def disable(member_id: int) -> Response:
+    return _set_disabled(member_id, True)
+
+
+@blueprint.get(f"{ONE}/enable")
+@access(Access.ADMIN)
+def confirm_enable(member_id: int) -> Response:
+    return _confirm_page("enable", _get(member_id), FreshForm())
+
+
+@blueprint.post(f"{ONE}/enable")
+@access(Access.ADMIN)
+def enable(member_id: int) -> Response:
+    return _set_disabled(member_id, False)
+
+
+@blueprint.get(f"{ONE}/link")
+@access(Access.ADMIN)
+def confirm_link(member_id: int) -> Response:
+    return _confirm_page("link", _get(member_id), FreshForm())
+
+
+@blueprint.post(f"{ONE}/link")
+@access(Access.ADMIN)
+def make_link(member_id: int) -> Response:
+    """The only answer that shows this sign-in link."""
+    member, form = _get(member_id), FreshForm()
+    if not confirm_password(form):
+        return _confirm_page("link", member, form, 422)
+    return _show_link(member_id, added=False)
+
+
+def _organization_id() -> int:
+    organization_id: int = current_user.organization.id
+    return organization_id
+
+
+def _get(member_id: int) -> Member:
+    return team.get(db.session(), _organization_id(), member_id)
+
+
+def _set_disabled(member_id: int, disabled: bool) -> Response:
+    member, form = _get(member_id), FreshForm()
+    if not confirm_password(form):
+        return _confirm_page("disable" if disabled else "enable", member, form, 422)
+    member = team.set_disabled(member_actor(), member_id, disabled=disabled)
+    what = "was disabled and is signed out everywhere" if disabled else "can sign in again"
+    return done(f"{member.name} {what}.", url_for("team.index"))
+
+
+def _show_link(member_id: int, *, added: bool) -> Response:
+    member, code = team.invitation(member_actor(), member_id, settings().secret_key)
+    link = f"{settings().base_url}{url_for('auth.welcome', code=code)}"
+    hours = team.LINK_VALID.total_seconds() // 3_600
+    return page("team/link_made.html", member=member, link=link, hours=int(hours), added=added)
+
+
+def _edit_page(member: Member, form: MemberForm, status: int = 200) -> Response:
+    keys = team.keys_of(db.session(), member)
+    return page("team/show.html", status=status, member=member, form=form, keys=keys)
+
+
+def _confirm_page(what: str, member: Member, form: Form, status: int = 200) -> Response:
+    keys = team.keys_of(db.session(), member)
+    return page(f"team/{what}.html", status=status, member=member, form=form, keys=keys)

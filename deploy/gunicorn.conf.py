@@ -1,0 +1,26 @@
+"""How gunicorn serves Convene Keys. Where it listens is given on its command line, with --bind."""
+
+import os
+
+from convene_keys import logs
+
+wsgi_app = "wsgi:app"
+worker_class = "gthread"
+workers = 2
+threads = 4
+max_requests = 10_000  # a worker starts afresh now and then, not both at the same time
+max_requests_jitter = 1_000
+graceful_timeout = 30
+if os.path.isdir("/dev/shm"):  # noqa: S108  a heartbeat on a slow disk can look like a hang
+    worker_tmp_dir = "/dev/shm"  # noqa: S108
+
+# %(U)s is the path alone: what stands behind a ? is nobody's business in a log.
+accesslog = "-"
+access_log_format = '%(h)s %(t)s "%(m)s %(U)s %(H)s" %(s)s %(B)s %(M)sms "%(a)s"'
+logconfig_dict = logs.CONFIG
+
+# Whom to believe about addresses and https is up to TRUSTED_PROXIES alone.
+forwarded_allow_ips = ""
+forwarder_headers = ""
+secure_scheme_headers: dict[str, str] = {}
+control_socket_disable = True

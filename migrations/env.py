@@ -1,0 +1,21 @@
+"""Alembic's environment: the application's own engine and models."""
+
+from alembic import context
+from flask import current_app
+
+from convene_keys.extensions import Base, db
+
+
+def run() -> None:
+    if context.is_offline_mode():
+        raise SystemExit("Migrations need a database to run on; SQL scripts are not made.")
+    arguments = current_app.extensions["migrate"].configure_args
+    connectable = context.config.attributes.get("connection") or db.engine
+    with connectable.connect() as connection:
+        connection = connection.execution_options(sqlite_begin="IMMEDIATE")
+        context.configure(connection=connection, target_metadata=Base.metadata, **arguments)
+        with context.begin_transaction():
+            context.run_migrations()
+
+
+run()

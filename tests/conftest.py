@@ -1,0 +1,145 @@
+"""What all tests share: an empty database of either kind for each test, and ways to act on it."""
+
+import contextvars
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from flask_migrate import upgrade
+
+from convene_keys import clock, create_app, passwords
+from convene_keys.extensions import db
+from convene_keys.models import Member
+from tests import factories
+from tests.databases import Postgres, environ
+
+passwords.COST = 4  # bcrypt at full cost takes 240 ms; its own test restores it
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with the schema and nothing in it, made by the migrations."""
+    path = tmp_path_factory.mktemp("template") / "template.db"
+    app = create_app(environ(f"sqlite:///{path}"))
+    with app.app_context():
+        upgrade()
+        with db.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        db.engine.dispose()
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL server of this session, whose template has the schema."""
+    # Not in pytest's own folder: started by root, the server runs as another user, who loses the
+    # way in whenever a pytest process starts and closes that folder to others again.
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder, Postgres(folder) as server:
+        app = create_app(environ(server.url("template_convene")))
+        with app.app_context():
+            upgrade()
+            db.engine.dispose()
+        yield server
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    shutil.copy(sqlite_template, tmp_path / "test.db")
+    return f"sqlite:///{tmp_path}/test.db"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty, migrated database; every test that needs one runs on both kinds."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite_url")
+    else:
+        server: Postgres = request.getfixturevalue("postgres")
+        name = server.create()
+        yield server.url(name)
+        server.drop(name)
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[Flask]:
+    app = create_app(environ(database_url))
+    app.testing = True
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    with app.app_context():
+        yield app
+        db.session.remove()
+        assert db.engine.pool.checkedout() == 0, "a request kept its connection"
+        db.engine.dispose()
+
+
+class Browser(FlaskClient):
+    """A client whose requests see nothing of the test's own application context."""
+
+    def open(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs.setdefault("buffered", True)
+        response = contextvars.Context().run(super().open, *args, **kwargs)
+        db.session.rollback()  # so that the test sees what the request changed
+        return response
+
+    def sign_in(self, member: Member) -> None:
+        """Give this browser the cookie of a new session of `member`, signed in just now."""
+        _, token = factories.session(member)
+        with self.session_transaction() as cookie:
+            cookie.update(_user_id=token, _fresh=True)
+
+
+@pytest.fixture
+def client(app: Flask) -> Browser:
+    """A browser that is not signed in; forms need no CSRF token (see `strict_client`)."""
+    app.config["WTF_CSRF_ENABLED"] = False
+    return new_browser(app)
+
+
+@pytest.fixture
+def strict_client(app: Flask) -> Browser:
+    """A browser whose forms need their CSRF token, as in real life."""
+    return new_browser(app)
+
+
+def new_browser(app: Flask) -> Browser:
+    """Another browser of the same app, with cookies of its own."""
+    app.test_client_class = Browser
+    browser = app.test_client()
+    assert isinstance(browser, Browser)
+    return browser
+
+
+class Clock:
+    """The product's clock with its hands in the test's."""
+
+    def __init__(self, moment: datetime) -> None:
+        self.moment = moment
+
+    def __call__(self) -> datetime:
+        return self.moment
+
+    def advance(self, **delta: float) -> None:
+        self.moment += timedelta(**delta)
+
+
+@pytest.fixture
+def hands(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that stands at noon of 24 November 2026 until a test moves it."""
+    hands = Clock(datetime(2026, 11, 24, 12, 0, tzinfo=UTC))
+    monkeypatch.setattr(clock, "now", hands)
+    return hands
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Poll until `condition` holds; fail after `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)

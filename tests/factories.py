@@ -1,0 +1,109 @@
+"""Rows for tests, made as directly as can be: no password is hashed, no event is recorded."""
+
+import itertools
+from datetime import date
+from typing import Any
+
+from convene_keys import clock, tokens
+from convene_keys.accounts import _digest
+from convene_keys.extensions import db
+from convene_keys.models import (
+    ApiKey,
+    Booking,
+    Market,
+    MarketDate,
+    Member,
+    Organization,
+    Role,
+    SignInSession,
+    Vendor,
+    VendorApplication,
+)
+from convene_keys.names import fold
+from tests.databases import PEPPER
+
+_numbers = itertools.count(1)
+
+
+def organization(name: str = "Riverside Market", **values: Any) -> Organization:
+    return _saved(Organization(name=name, slug=f"o{next(_numbers)}", **values))
+
+
+def member(of: Organization, role: str = "admin", name: str = "Maya", **values: Any) -> Member:
+    email = values.pop("email", f"member{next(_numbers)}@example.org")
+    return _saved(
+        Member(
+            organization_id=of.id,
+            name=name,
+            email=email,
+            email_folded=fold(email),
+            role=Role(role),
+            **values,
+        )
+    )
+
+
+def api_key(of: Organization, name: str = "Claude on laptop", **values: Any) -> tuple[ApiKey, str]:
+    """A key and its secret."""
+    token = values.pop("token", None) or tokens.mint()
+    creator = values.pop("creator", None)
+    key = ApiKey(
+        organization_id=of.id,
+        name=name,
+        name_folded=fold(name),
+        digest=tokens.digest(token, PEPPER),
+        hint=tokens.hint(token),
+        pepper_id=tokens.pepper_id(PEPPER),
+        created_by_id=creator.id if creator else None,
+        **values,
+    )
+    return _saved(key), token
+
+
+def session(of: Member) -> tuple[SignInSession, str]:
+    """A signed-in browser's session and the token its cookie carries."""
+    token = f"session {next(_numbers)}"
+    return _saved(SignInSession(member_id=of.id, digest=_digest(token))), token
+
+
+def market_data(of: Organization) -> None:
+    """Market 1, date 1 (in ten days), vendor 1, applications 1–2, bookings 1–3, all pending."""
+    day = date.fromordinal(clock.now().date().toordinal() + 10)
+    rows = [
+        Market(organization_id=of.id, id=1, name="Old Harbour", location="Quay 3"),
+        Vendor(
+            organization_id=of.id,
+            id=1,
+            name="Green Acre Farm",
+            name_folded="green acre farm",
+            category="Produce",
+            contact_name="Noor",
+            email="noor@example.org",
+        ),
+    ]
+    for row in rows:
+        _saved(row)
+    _saved(
+        MarketDate(
+            organization_id=of.id,
+            id=1,
+            market_id=1,
+            date=day,
+            opens="08:00",
+            closes="13:00",
+            stalls=20,
+            status="published",
+        )
+    )
+    for number in (1, 2):
+        _saved(VendorApplication(organization_id=of.id, id=number, market_id=1, vendor_id=1))
+    for number in (1, 2, 3):
+        _saved(
+            Booking(organization_id=of.id, id=number, market_date_id=1, vendor_id=1, amount=4500)
+        )
+
+
+def _saved(row: Any) -> Any:
+    db.session.add(row)
+    db.session.commit()
+    return row

@@ -1,0 +1,120 @@
+"""The product as it runs in earnest: gunicorn, several workers, a database on disk."""
+
+import http.client
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from http.cookies import SimpleCookie
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlencode
+
+from tests.databases import environ
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """gunicorn with the product's own configuration, on a port of its own."""
+
+    def __init__(self, database_url: str, log: Path, **settings: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        self._environ = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("COV_CORE")},
+            **environ(database_url, PORT=str(self.port), BASE_URL=self.url, **settings),
+        }
+
+    def __enter__(self) -> Self:
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py"),
+                    *("--bind", f"127.0.0.1:{self.port}", "wsgi:app"),
+                ],
+                cwd=ROOT,
+                env=self._environ,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        end = time.monotonic() + 30
+        while not self._ready():
+            assert self._process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.05)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=30)
+
+    def _ready(self) -> bool:
+        try:
+            with Visitor(self.port) as visitor:
+                return visitor.get("/readyz")[0] == 200
+        except OSError:
+            return False
+
+
+class Visitor:
+    """A plain HTTP client that keeps its connection and its cookies."""
+
+    def __init__(self, port: int, **headers: str) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        self._cookies: dict[str, str] = {}
+        self._headers = headers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def get(self, path: str) -> tuple[int, str]:
+        return self._send("GET", path, None)
+
+    def post(self, path: str, **form: str) -> tuple[int, str]:
+        return self._send("POST", path, urlencode(form))
+
+    def csrf_token(self, path: str) -> str:
+        found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', self.get(path)[1])
+        assert found, f"no form on {path}"
+        return found[1]
+
+    def _send(self, method: str, path: str, body: str | None) -> tuple[int, str]:
+        headers = dict(self._headers)
+        if body is not None:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        if self._cookies:
+            headers["Cookie"] = "; ".join(f"{k}={v}" for k, v in self._cookies.items())
+        try:
+            self._connection.request(method, path, body, headers)
+            answer = self._connection.getresponse()
+            text = answer.read().decode()
+        except ConnectionError:  # RemoteDisconnected is one as well
+            # gunicorn closes a kept connection when its worker has served its share.
+            self._connection.close()
+            self._connection.request(method, path, body, headers)
+            answer = self._connection.getresponse()
+            text = answer.read().decode()
+        for header in answer.headers.get_all("Set-Cookie", []):
+            for name, morsel in SimpleCookie(header).items():
+                self._cookies[name] = morsel.value
+        return answer.status, text

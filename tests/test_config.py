@@ -1,0 +1,271 @@
+"""The environment (contract §3): what is taken, what stops the start, and how it is said."""
+
+import os
+import stat
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convene_keys import config
+from convene_keys.config import ConfigError, Settings, load
+
+ROOT = Path(__file__).parent.parent
+LONG = "x" * 32
+SECRETS = {"SECRET_KEY": LONG, "KEY_PEPPER": LONG}
+
+
+def _load(tmp_path: Path, **environ: str) -> Settings:
+    return load({**SECRETS, **environ}, tmp_path / "instance")
+
+
+def test_defaults(tmp_path: Path) -> None:
+    settings = load({}, tmp_path / "instance")
+    assert settings.database_url == f"sqlite:///{tmp_path}/instance/convene_keys.db"
+    assert settings.base_url == "http://127.0.0.1:8000"
+    assert settings.trusted_proxies == 0
+    assert settings.support_email == "hello@convene.markets"
+    assert settings.session_idle == timedelta(minutes=120)
+    assert settings.session_max == timedelta(hours=24)
+    assert settings.secure is False
+
+
+GOOD: list[tuple[str, str, str, Any]] = [
+    ("DATABASE_URL", "sqlite:////tmp/a.db", "database_url", "sqlite:////tmp/a.db"),
+    ("DATABASE_URL", "postgres://u:p@h/d", "database_url", "postgresql+psycopg://u:p@h/d"),
+    ("DATABASE_URL", "postgresql://h:5433/d", "database_url", "postgresql+psycopg://h:5433/d"),
+    ("DATABASE_URL", "postgresql+psycopg://h/d", "database_url", "postgresql+psycopg://h/d"),
+    ("SECRET_KEY", "k" * 32, "secret_key", "k" * 32),
+    ("KEY_PEPPER", "p" * 32, "key_peppers", ("p" * 32,)),
+    ("KEY_PEPPER", f"{'n' * 32}, {'o' * 40}", "key_peppers", ("n" * 32, "o" * 40)),
+    ("BASE_URL", "https://keys.example.org", "base_url", "https://keys.example.org"),
+    ("BASE_URL", "HTTPS://Keys.example.org/", "base_url", "https://keys.example.org"),
+    ("BASE_URL", "http://127.0.0.1:8000", "base_url", "http://127.0.0.1:8000"),
+    ("BASE_URL", "http://[::1]:8000", "base_url", "http://[::1]:8000"),
+    ("PORT", "9001", "base_url", "http://127.0.0.1:9001"),
+    ("TRUSTED_PROXIES", "2", "trusted_proxies", 2),
+    ("SUPPORT_EMAIL", "help@example.org", "support_email", "help@example.org"),
+    ("SESSION_IDLE_MINUTES", "1", "session_idle", timedelta(minutes=1)),
+    ("SESSION_MAX_HOURS", "720", "session_max", timedelta(hours=720)),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "attribute", "expected"), GOOD)
+def test_good_value_is_taken(
+    tmp_path: Path, name: str, value: str, attribute: str, expected: object
+) -> None:
+    assert getattr(_load(tmp_path, **{name: value}), attribute) == expected
+
+
+@pytest.mark.parametrize(("name", "value", "attribute", "expected"), GOOD)
+def test_good_value_is_taken_from_a_file(
+    tmp_path: Path, name: str, value: str, attribute: str, expected: object
+) -> None:
+    file = tmp_path / "value"
+    file.write_text(value + "\n")
+    environ = {key: text for key, text in SECRETS.items() if key != name}
+    settings = load({**environ, f"{name}_FILE": str(file)}, tmp_path / "instance")
+    assert getattr(settings, attribute) == expected
+
+
+BAD = [
+    ("DATABASE_URL", "mysql://h/d"),
+    ("DATABASE_URL", "sqlite://"),
+    ("DATABASE_URL", "sqlite:///"),
+    ("DATABASE_URL", "sqlite:///:memory:"),
+    ("DATABASE_URL", "sqlite:///file:x?mode=memory&uri=true"),
+    ("DATABASE_URL", "postgresql://host"),
+    ("DATABASE_URL", "postgresql://host:port/d"),
+    ("DATABASE_URL", "postgresql://[::1/d"),
+    ("DATABASE_URL", "/var/a.db"),
+    ("SECRET_KEY", "short"),
+    ("KEY_PEPPER", "short"),
+    ("KEY_PEPPER", LONG + ","),
+    ("KEY_PEPPER", LONG + ",short"),
+    ("BASE_URL", "keys.example.org"),
+    ("BASE_URL", "ftp://keys.example.org"),
+    ("BASE_URL", "https://"),
+    ("BASE_URL", "https://keys.example.org/path"),
+    ("BASE_URL", "https://keys.example.org?x"),
+    ("BASE_URL", "https://keys.example.org/#x"),
+    ("BASE_URL", "https://me:secret@keys.example.org"),
+    ("BASE_URL", "https://keys.example.org:0"),
+    ("BASE_URL", "https://keys.example.org:99999"),
+    ("BASE_URL", "https://keys.example.org:port"),
+    ("BASE_URL", "https://[::1"),
+    ("BASE_URL", "https://keys example.org"),
+    ("BASE_URL", "https://keys.example.org\nX: y"),
+    ("PORT", "0"),
+    ("PORT", "65536"),
+    ("PORT", "http"),
+    ("TRUSTED_PROXIES", "-1"),
+    ("TRUSTED_PROXIES", "11"),
+    ("TRUSTED_PROXIES", "yes"),
+    ("TRUSTED_PROXIES", "1.0"),
+    ("TRUSTED_PROXIES", "١"),
+    ("SUPPORT_EMAIL", "nobody"),
+    ("SUPPORT_EMAIL", "a@b"),
+    ("SUPPORT_EMAIL", "a b@example.org"),
+    ("SESSION_IDLE_MINUTES", "0"),
+    ("SESSION_IDLE_MINUTES", "99999999999999999999"),
+    ("SESSION_MAX_HOURS", "721"),
+    ("SESSION_MAX_HOURS", " 5"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_bad_value_stops_with_one_line_that_names_variable_problem_and_example(
+    tmp_path: Path, name: str, value: str
+) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"^{name}: (must|has) .+ \(example: {name}=.+\)$"
+    ) as info:
+        _load(tmp_path, **{name: value})
+    assert info.value.variable == name
+    assert "\n" not in str(info.value)
+    assert "secret@" not in str(info.value)
+
+
+@pytest.mark.parametrize("name", sorted({name for name, *_ in GOOD}))
+def test_value_and_file_together_are_refused(tmp_path: Path, name: str) -> None:
+    environ = {name: LONG, f"{name}_FILE": str(tmp_path / "value")}
+    with pytest.raises(ConfigError, match=f"^{name}: is set together with {name}_FILE .*example"):
+        _load(tmp_path, **environ)
+
+
+def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^SUPPORT_EMAIL_FILE: cannot be read: No such file"):
+        _load(tmp_path, SUPPORT_EMAIL_FILE=str(tmp_path / "absent"))
+    with pytest.raises(ConfigError, match=r"^SUPPORT_EMAIL_FILE: cannot be read: Is a directory"):
+        _load(tmp_path, SUPPORT_EMAIL_FILE=str(tmp_path))
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"^SUPPORT_EMAIL_FILE: cannot be read: is not text"):
+        _load(tmp_path, SUPPORT_EMAIL_FILE=str(tmp_path / "binary"))
+
+
+def test_empty_value_counts_as_unset_and_an_empty_file_as_bad(tmp_path: Path) -> None:
+    assert _load(tmp_path, SUPPORT_EMAIL="", TRUSTED_PROXIES="").trusted_proxies == 0
+    (tmp_path / "empty").write_text("")
+    with pytest.raises(ConfigError, match=r"^TRUSTED_PROXIES: must be"):
+        _load(tmp_path, TRUSTED_PROXIES_FILE=str(tmp_path / "empty"))
+
+
+def test_settings_do_not_show_their_secrets(tmp_path: Path) -> None:
+    settings = _load(tmp_path, DATABASE_URL="postgresql://u:swordfish@h/d")
+    assert LONG not in repr(settings)
+    assert "swordfish" not in repr(settings)
+
+
+def test_https_makes_the_settings_secure(tmp_path: Path) -> None:
+    assert _load(tmp_path, BASE_URL="HTTPS://keys.example.org").secure
+    assert not _load(tmp_path, BASE_URL="http://keys.example.org").secure
+
+
+def test_secrets_are_made_once_and_kept_for_the_owner_only(tmp_path: Path) -> None:
+    instance = tmp_path / "deep" / "instance"
+    first, second = load({}, instance), load({}, instance)
+    assert first == second
+    assert first.secret_key != first.key_peppers[0]
+    assert len(first.secret_key) >= config.SECRET_MIN
+    assert stat.S_IMODE(instance.stat().st_mode) == 0o700
+    assert sorted(path.name for path in instance.iterdir()) == ["key_pepper", "secret_key"]
+    for path in instance.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_secrets_are_not_made_when_they_are_set(tmp_path: Path) -> None:
+    _load(tmp_path)
+    assert not (tmp_path / "instance").exists()
+
+
+def test_loser_of_the_race_for_a_secret_takes_the_winners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def late(draft: Path, path: Path) -> None:
+        path.write_text("w" * 40)
+        link(draft, path)
+
+    monkeypatch.setattr(os, "link", late)
+    assert load({"KEY_PEPPER": LONG}, tmp_path).secret_key == "w" * 40
+    assert [path.name for path in tmp_path.iterdir()] == ["secret_key"]
+
+
+def test_concurrent_starts_agree_on_their_secrets(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from convene_keys.config import load\n"
+        "sys.stdin.read()\n"
+        "s = load({}, Path(sys.argv[1])); print(s.secret_key, *s.key_peppers)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "instance")]
+    starts = [
+        subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(4)
+    ]
+    for start in starts:  # so that they begin together: each waits for the end of its input
+        assert start.stdin
+        start.stdin.close()
+        start.stdin = None
+    answers = {start.communicate(timeout=60)[0] for start in starts}
+    assert len(answers) == 1
+    assert len(answers.pop().split()) == 2
+    assert len(list((tmp_path / "instance").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"short", "SECRET_KEY: must have at least 32 characters"),
+        (b"\xff" * 40, "SECRET_KEY: is not set and .* cannot be used: is not text"),
+    ],
+)
+def test_damaged_kept_secret_stops_the_start(tmp_path: Path, content: bytes, problem: str) -> None:
+    (tmp_path / "secret_key").write_bytes(content)
+    with pytest.raises(ConfigError, match=f"^{problem}"):
+        load({"KEY_PEPPER": LONG}, tmp_path)
+
+
+def test_instance_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"^SECRET_KEY: is not set and .* cannot be used: Not a"):
+        load({}, tmp_path / "file" / "instance")
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": f"sqlite:///{tmp_path}/a.db",
+        "SECRET_KEY": LONG,
+        "KEY_PEPPER": LONG,
+    }
+
+
+def test_start_with_a_bad_value_ends_with_one_line(environ: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import wsgi"],
+        cwd=ROOT,
+        env={**environ, "TRUSTED_PROXIES": "many"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        "TRUSTED_PROXIES: must be a whole number from 0 to 10 (example: TRUSTED_PROXIES=1)\n"
+    )
+
+
+def test_environment_of_the_process_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**SECRETS, "SUPPORT_EMAIL": "env@example.org"}.items():
+        monkeypatch.setenv(name, value)
+    assert load(instance=tmp_path).support_email == "env@example.org"

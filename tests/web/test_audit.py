@@ -1,0 +1,215 @@
+"""The audit log's page and exports, as a browser with and without HTMX sees them."""
+
+import csv
+import io
+import json
+import re
+from datetime import UTC, datetime
+
+import pytest
+
+from convene_keys import audit
+from convene_keys.audit import Actor, Origin, Target, record
+from convene_keys.events import Action, Outcome
+from convene_keys.extensions import transaction
+from convene_keys.web import audit as audit_pages
+from tests import factories as make
+from tests.conftest import Browser, Clock
+
+HTMX = {"HX-Request": "true"}
+
+
+@pytest.fixture
+def maya(client: Browser, hands: Clock):
+    member = make.member(make.organization(timezone="Europe/Berlin"), "admin", "Maya")
+    client.sign_in(member)
+    return member
+
+
+def happened(actor: Actor, action: Action = Action.BOOKING_LISTED, **values) -> int:
+    with transaction() as session:
+        return record(session, actor, action, **values).id
+
+
+def by_key(key) -> Actor:
+    return Actor.of_key(key, Origin("203.0.113.8", "Claude/1.0", "a" * 16))
+
+
+def shown(html: str) -> list[int]:
+    return [int(number) for number in re.findall(r'id="event-(\d+)"', html)]
+
+
+def test_page_shows_own_events_newest_first_as_sentences(client, maya, hands):
+    key, _ = make.api_key(maya.organization)
+    first = happened(by_key(key), Action.BOOKING_APPROVED, target=Target("booking", 7, "booking 7"))
+    hands.advance(minutes=1)
+    second = happened(by_key(key), Action.BOOKING_APPROVED, outcome=Outcome.DENIED)
+    foreign, _ = make.api_key(make.organization(), "Foreign")
+    happened(by_key(foreign))
+
+    html = client.get("/admin/audit_log").text
+
+    assert shown(html) == [second, first]
+    text = re.sub(r"<[^>]+>", "", html)
+    assert "Claude on laptop approved booking 7" in text
+    assert "Claude on laptop tried to approve" in text
+    assert "Foreign" not in html
+    assert re.search(r'role="status"[^>]*>\s*2 events', html)
+    row = re.search(rf'<tr[^>]*id="event-{first}"[^>]*>', html)[0]
+    for hook in ('data-action="booking.approved"', 'data-outcome="ok"', f'data-key="{key.id}"'):
+        assert hook in row
+
+
+def test_each_filter_narrows(client, maya, hands):
+    one, _ = make.api_key(maya.organization, "One")
+    two, _ = make.api_key(maya.organization, "Two", revoked_at=hands(), released_at=hands())
+    events = {
+        "one": happened(by_key(one)),
+        "two": happened(by_key(two), Action.BOOKING_APPROVED, outcome=Outcome.FAILED),
+        "maya": happened(Actor.of_member(maya, Origin()), Action.KEY_REVOKED),
+    }
+    for query, expected in {
+        f"key={one.id}": ["one"],
+        f"key={two.id}": ["two"],
+        f"member={maya.id}": ["maya"],
+        "action=booking.approved": ["two"],
+        "outcome=failed": ["two"],
+        "q=TWO": ["two"],
+        "q=203.0.113.8": ["two", "one"],
+        f"key={one.id}&outcome=failed": [],
+        "": ["maya", "two", "one"],
+    }.items():
+        html = client.get(f"/admin/audit_log?{query}").text
+        assert shown(html) == [events[name] for name in expected], query
+    assert ">Two (ended)</option>" in re.sub(r"\s+\(", " (", html)
+
+
+def test_days_are_the_organizations_and_the_last_one_counts_whole(client, maya, hands):
+    hands.moment = datetime(2026, 11, 23, 22, 59, tzinfo=UTC)  # 23:59 on the 23rd in Berlin
+    before = happened(Actor.system(maya.organization_id))
+    hands.advance(minutes=1)
+    begins = happened(Actor.system(maya.organization_id))
+    hands.advance(hours=24, seconds=-1)
+    ends = happened(Actor.system(maya.organization_id))
+    client.sign_in(maya)
+
+    day = "since=2026-11-24&until=2026-11-24"
+    assert shown(client.get(f"/admin/audit_log?{day}").text) == [ends, begins]
+    assert shown(client.get("/admin/audit_log?until=2026-11-23").text) == [before]
+    exact = "since=2026-11-23T22:59:00Z&until=2026-11-23T23:00:00Z"
+    assert shown(client.get(f"/admin/audit_log?{exact}").text) == [before]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "key=x",
+        "key=-1",
+        "key=99999999999999999999999",
+        "member=x",
+        "action=nope",
+        "outcome=nope",
+        "since=2026-02-30",
+        "since=yesterday",
+        "until=9999-12-31",
+        "since=0001-01-01T00:00:00%2B14:00",
+        "before=x",
+        "before=999",
+        "q=" + "x" * 101,
+        "q=%00",
+    ],
+)
+@pytest.mark.parametrize("ending", ["", ".csv", ".jsonl"])
+def test_what_is_no_filter_gets_a_clear_400(client, maya, query, ending):
+    if ending and query.startswith("before"):
+        query = "outcome=nope"  # an export has no pages
+    answer = client.get(f"/admin/audit_log{ending}?{query}")
+    assert answer.status_code == 400
+    assert "<h1" in answer.text
+
+
+@pytest.mark.parametrize("name", ["key", "member"])
+def test_filtering_by_what_is_not_ours_is_404(client, maya, name):
+    elsewhere = make.organization()
+    foreign = make.api_key(elsewhere)[0] if name == "key" else make.member(elsewhere)
+    assert client.get(f"/admin/audit_log?{name}={foreign.id}").status_code == 404
+    assert client.get(f"/admin/audit_log?{name}=987654").status_code == 404
+
+
+def test_older_events_come_page_by_page_without_gap_or_repeat(client, maya, monkeypatch):
+    monkeypatch.setattr(audit_pages, "PAGE_SIZE", 3)
+    made = [happened(Actor.system(maya.organization_id)) for _ in range(8)]
+    for headers in ({}, HTMX):
+        seen, address = [], "/admin/audit_log?action=booking.listed"
+        while address:
+            html = client.get(address, headers=headers).text
+            seen += shown(html)
+            more = re.search(r'id="more".*?href="([^"]+)"', html, re.DOTALL)
+            address = more[1].replace("&amp;", "&") if more else None
+        assert seen == made[::-1]
+
+
+def test_htmx_gets_the_log_or_only_the_older_lines(client, maya):
+    made = [happened(Actor.system(maya.organization_id)) for _ in range(3)]
+    log = client.get("/admin/audit_log", headers=HTMX)
+    assert "<html" not in log.text
+    assert 'role="status"' in log.text
+    assert "HX-Request" in log.vary
+    older = client.get(f"/admin/audit_log?before={made[-1]}", headers=HTMX).text
+    assert "<table" not in older
+    assert shown(older) == made[-2::-1]
+
+
+def test_counting_stops_where_it_gets_slow(client, maya, monkeypatch):
+    monkeypatch.setattr(audit, "COUNT_CAP", 2)
+    for _ in range(3):
+        happened(Actor.system(maya.organization_id))
+    assert "More than 2 events" in client.get("/admin/audit_log").text
+
+
+def test_an_empty_log_and_an_empty_filter_say_different_things(client, maya):
+    assert "Nothing recorded yet" in client.get("/admin/audit_log").text
+    assert "Nothing matches" in client.get("/admin/audit_log?outcome=denied").text
+
+
+def test_what_a_client_says_of_itself_is_shown_as_text(client, maya):
+    bad = "<script>alert(1)</script>"
+    happened(
+        Actor.system(maya.organization_id, Origin("198.51.100.7", bad)),
+        target=Target("booking", 1, bad),
+        detail={"reason": bad},
+    )
+    html = client.get("/admin/audit_log").text
+    assert bad not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_csv_has_the_filtered_rows_oldest_first_and_runs_nothing(client, maya):
+    key, _ = make.api_key(maya.organization, "=HYPERLINK(1)")
+    first, second = happened(by_key(key)), happened(by_key(key))
+    happened(Actor.system(maya.organization_id))
+
+    answer = client.get(f"/admin/audit_log.csv?key={key.id}")
+
+    assert answer.mimetype == "text/csv"
+    assert 'attachment; filename="audit-log-2026-11-24.csv"' in answer.headers.values()
+    assert answer.text.startswith(audit_pages.BOM)
+    rows = list(csv.DictReader(io.StringIO(answer.text.removeprefix(audit_pages.BOM))))
+    assert [int(row["id"]) for row in rows] == [first, second]
+    assert tuple(rows[0]) == audit.COLUMNS
+    assert rows[0]["key_name"] == "'=HYPERLINK(1)"
+
+
+def test_jsonl_has_a_line_an_event(client, maya):
+    event = happened(Actor.of_member(maya, Origin()), Action.KEY_REVOKED, detail={"reason": "é"})
+    answer = client.get("/admin/audit_log.jsonl?action=key.revoked")
+    (row,) = [json.loads(line) for line in answer.text.splitlines()]
+    assert (row["id"], row["member_name"], row["detail"]) == (event, "Maya", {"reason": "é"})
+    assert row["at"] == "2026-11-24T12:00:00.000Z"
+
+
+def test_that_the_log_was_taken_away_is_itself_recorded(client, maya):
+    client.get("/admin/audit_log.csv?outcome=ok")
+    html = client.get("/admin/audit_log?action=audit.exported").text
+    assert len(shown(html)) == 1
+    assert "exported the audit log" in html

@@ -1,0 +1,376 @@
+"""The key pages, as a browser with and without HTMX sees them."""
+
+import re
+
+import pytest
+
+from convene_keys import keys
+from convene_keys.extensions import db
+from convene_keys.models import ApiKey, AuditEvent
+from tests import factories as make
+from tests.conftest import Browser, Clock
+
+HTMX = {"HX-Request": "true"}
+
+
+def events_of(action: str) -> list[AuditEvent]:
+    return db.session.query(AuditEvent).filter_by(action=action).all()
+
+
+@pytest.fixture
+def maya(client: Browser):
+    """An admin, signed in."""
+    member = make.member(make.organization(), "admin", "Maya")
+    client.sign_in(member)
+    return member
+
+
+def rows(html: str) -> list[str]:
+    return re.findall(r'<tr id="key-(\d+)"', html)
+
+
+def create(client: Browser, **form: str):
+    return client.post("/admin/api_keys", data={"name": "Claude on laptop", **form})
+
+
+def secret_in(html: str) -> str:
+    found = re.search(r'<input[^>]*id="new-key"[^>]*value="(fm_org_[0-9A-Za-z]{38})"[^>]*>', html)
+    assert found
+    assert "readonly" in found[0]
+    return found[1]
+
+
+def test_create_shows_the_secret_once_and_it_works(client, maya):
+    answer = create(client, tool="claude", scope="read_write")
+
+    secret = secret_in(answer.text)
+    assert answer.headers["Cache-Control"] == "no-store"
+    key = db.session.query(ApiKey).one()
+    assert (key.name, key.tool, key.scope, key.creator.name) == (
+        "Claude on laptop",
+        "claude",
+        "read_write",
+        "Maya",
+    )
+    assert secret not in client.get("/admin/api_keys").text
+    assert secret not in client.get(f"/admin/api_keys/{key.id}").text
+    used = client.get("/api/v1/admin/me", headers={"Authorization": f"Bearer {secret}"})
+    assert used.json["key"]["name"] == "Claude on laptop"
+
+
+def test_create_records_who_made_which_key_without_the_secret(client, maya):
+    secret = secret_in(create(client).text)
+    (event,) = events_of("key.created")
+    assert (event.member_name, event.target_name, event.outcome) == (
+        "Maya",
+        "Claude on laptop",
+        "ok",
+    )
+    assert secret not in str(vars(event))
+
+
+def test_create_with_only_a_name_reads_and_writes_and_never_ends(client, maya):
+    assert create(client).status_code == 200
+    key = db.session.query(ApiKey).one()
+    assert (key.scope, key.tool, key.expires_at) == ("read_write", "other", None)
+
+
+def test_create_with_days_ends_by_then(client, maya, hands: Clock):
+    client.sign_in(maya)
+    create(client, expires_in_days="45")
+    key = db.session.query(ApiKey).one()
+    assert (key.expires_at - hands()).days == 45
+
+
+@pytest.mark.parametrize(
+    ("form", "field"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": "  \t "}, "name"),
+        ({"name": "x" * 101}, "name"),
+        ({"name": "x" * 10_000}, "name"),
+        ({"name": "a\0b"}, "name"),
+        ({"name": "invoice\u202egpj.exe"}, "name"),
+        ({"tool": "toaster"}, "tool"),
+        ({"scope": "everything"}, "scope"),
+        ({"expires_in_days": "soon"}, "expires_in_days"),
+        ({"expires_in_days": "0"}, "expires_in_days"),
+        ({"expires_in_days": "-3"}, "expires_in_days"),
+        ({"expires_in_days": "99999"}, "expires_in_days"),
+        ({"expires_in_days": "٣"}, "expires_in_days"),
+    ],
+)
+def test_create_with_bad_input_keeps_what_was_typed_and_makes_nothing(client, maya, form, field):
+    answer = client.post(
+        "/admin/api_keys", data={"name": "My key", "scope": "read", "tool": "claude", **form}
+    )
+    assert answer.status_code == 422
+    assert f'id="{field}-error"' in answer.text
+    assert 'value="claude" required checked' in re.sub(r"\s+", " ", answer.text) or field == "tool"
+    if field != "name":
+        assert 'value="My key"' in answer.text
+    assert db.session.query(ApiKey).count() == 0
+    assert db.session.query(AuditEvent).count() == 0
+
+
+def test_create_takes_names_in_any_script(client, maya):
+    assert create(client, name="مفتاح السوق").status_code == 200
+    assert "مفتاح السوق" in client.get("/admin/api_keys").text
+
+
+def test_create_twice_with_one_name_makes_one_key(client, maya):
+    assert create(client).status_code == 200
+    again = create(client, name=" CLAUDE  on laptop ")
+    assert again.status_code == 422
+    assert "Another active key has this name" in again.text
+    assert db.session.query(ApiKey).count() == 1
+
+
+def test_create_refuses_a_key_as_a_name_and_says_what_to_do(client, maya):
+    _, token = make.api_key(maya.organization)
+    answer = create(client, name=f"key {token}")
+    assert answer.status_code == 400
+    assert "revoke it" in answer.text
+    assert db.session.query(ApiKey).count() == 1
+
+
+def test_list_shows_only_own_working_keys_newest_first(client, maya, hands: Clock):
+    client.sign_in(maya)
+    first, _ = make.api_key(maya.organization, "First", created_at=hands())
+    hands.advance(minutes=1)
+    second, _ = make.api_key(maya.organization, "Second", created_at=hands())
+    make.api_key(maya.organization, "Gone", revoked_at=hands(), released_at=hands())
+    make.api_key(make.organization("Elsewhere"), "Foreign")
+
+    html = client.get("/admin/api_keys").text
+
+    assert rows(html) == [str(second.id), str(first.id)]
+    assert "Foreign" not in html
+    assert re.search(r'role="status"[^>]*>\s*2 keys', html)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("q=LAPTOP", ["Claude on laptop"]),
+        ("q=%25", []),
+        ("sort=name&dir=asc", ["ChatGPT", "Claude on laptop", "Website"]),
+        ("sort=name&dir=desc", ["Website", "Claude on laptop", "ChatGPT"]),
+        ("sort=last_used&dir=desc", ["Website", "ChatGPT", "Claude on laptop"]),
+        ("status=expiring", ["ChatGPT"]),
+        ("status=revoked", ["Old one"]),
+        ("status=all&sort=name&dir=asc", ["ChatGPT", "Claude on laptop", "Old one", "Website"]),
+    ],
+)
+def test_list_searches_sorts_and_filters(client, maya, hands: Clock, query, expected):
+    client.sign_in(maya)
+    of, now = maya.organization, hands()
+    keys_by_name = {}
+    for name, values in {
+        "Claude on laptop": {},
+        "ChatGPT": {"expires_at": now.replace(day=30)},
+        "Website": {"last_used_at": now},
+        "Old one": {"revoked_at": now, "released_at": now},
+    }.items():
+        hands.advance(seconds=1)
+        keys_by_name[name] = str(make.api_key(of, name, created_at=hands(), **values)[0].id)
+
+    html = client.get(f"/admin/api_keys?{query}").text
+
+    assert rows(html) == [keys_by_name[name] for name in expected]
+
+
+def test_list_has_pages(client, maya, monkeypatch):
+    monkeypatch.setattr(
+        keys.list_keys, "__kwdefaults__", {**keys.list_keys.__kwdefaults__, "page_size": 2}
+    )
+    for number in range(5):
+        make.api_key(maya.organization, f"Key {number}")
+    seen = [rows(client.get(f"/admin/api_keys?page={page}").text) for page in (1, 2, 3)]
+    assert [len(page) for page in seen] == [2, 2, 1]
+    assert len({row for page in seen for row in page}) == 5
+    assert rows(client.get("/admin/api_keys?page=99").text) == seen[2]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "status=nope",
+        "sort=digest",
+        "dir=up",
+        "page=0",
+        "page=-1",
+        "page=x",
+        "page=1e9",
+        "q=" + "x" * 101,
+        "q=%00",
+    ],
+)
+def test_list_answers_400_for_what_it_cannot_do(client, maya, query):
+    assert client.get(f"/admin/api_keys?{query}").status_code == 400
+
+
+def test_list_gives_htmx_the_table_only(client, maya):
+    make.api_key(maya.organization)
+    answer = client.get("/admin/api_keys", headers=HTMX)
+    assert "<html" not in answer.text
+    assert len(rows(answer.text)) == 1
+    assert "HX-Request" in answer.vary
+
+
+def test_list_without_keys_teaches_the_next_step(client, maya):
+    html = client.get("/admin/api_keys").text
+    assert "No keys yet" in html
+    assert 'href="/admin/api_keys/new"' in html
+
+
+def test_viewer_reads_but_is_offered_nothing_else(client):
+    of = make.organization()
+    key, _ = make.api_key(of)
+    client.sign_in(make.member(of, "viewer"))
+    html = client.get("/admin/api_keys").text
+    assert len(rows(html)) == 1
+    assert "Revoke Claude" not in html
+    assert "/admin/api_keys/new" not in html
+    assert client.post(f"/admin/api_keys/{key.id}/revoke").status_code == 403
+    assert client.get("/admin/api_keys/new").status_code == 403
+    assert create(client).status_code == 403
+    assert db.session.get(ApiKey, key.id).works
+
+
+def test_revoke_by_htmx_returns_the_row_and_a_toast(client, maya):
+    key, token = make.api_key(maya.organization)
+    confirm = client.get(f"/admin/api_keys/{key.id}/revoke", headers=HTMX)
+    assert "<dialog" in confirm.text
+    assert "be undone" in confirm.text
+
+    answer = client.post(
+        f"/admin/api_keys/{key.id}/revoke", headers=HTMX, data={"reason": "Lost laptop"}
+    )
+
+    assert answer.status_code == 200
+    assert rows(answer.text) == [str(key.id)]
+    assert "Revoked just now by Maya" in answer.text
+    assert "autofocus" in answer.text
+    assert "stopped working at once" in answer.headers["HX-Trigger"]
+    assert len(answer.data) < 2_000
+    (event,) = events_of("key.revoked")
+    assert event.detail == {"reason": "Lost laptop"}
+    used = client.get("/api/v1/admin/me", headers={"X-API-Key": token})
+    assert (used.status_code, used.json["code"]) == (401, "key_revoked")
+
+
+def test_revoke_without_javascript_is_a_page_and_a_redirect(client, maya):
+    key, _ = make.api_key(maya.organization)
+    confirm = client.get(f"/admin/api_keys/{key.id}/revoke").text
+    assert "<html" in confirm
+    assert "<dialog" not in confirm
+    answer = client.post(f"/admin/api_keys/{key.id}/revoke")
+    assert (answer.status_code, answer.location) == (303, "/admin/api_keys")
+    assert "Claude on laptop was revoked" in client.get(answer.location).text
+
+
+def test_revoke_twice_keeps_the_first_time(client, maya, hands: Clock):
+    client.sign_in(maya)
+    key, _ = make.api_key(maya.organization)
+    client.post(f"/admin/api_keys/{key.id}/revoke", data={"reason": "first"})
+    hands.advance(minutes=5)
+    client.post(f"/admin/api_keys/{key.id}/revoke", data={"reason": "second"})
+    again = db.session.get(ApiKey, key.id)
+    assert again.revoke_reason == "first"
+    assert len(events_of("key.revoked")) == 1
+
+
+@pytest.mark.parametrize("reason", ["x" * 301, "a\0b"])
+def test_revoke_with_a_bad_reason_shows_the_form_again(client, maya, reason):
+    key, _ = make.api_key(maya.organization)
+    answer = client.post(f"/admin/api_keys/{key.id}/revoke", headers=HTMX, data={"reason": reason})
+    assert answer.status_code == 422
+    assert 'id="reason-error"' in answer.text
+    assert db.session.get(ApiKey, key.id).works
+
+
+def test_rename_changes_the_name_and_keeps_the_log(client, maya):
+    key, _ = make.api_key(maya.organization)
+    answer = client.post(
+        f"/admin/api_keys/{key.id}/rename", headers=HTMX, data={"name": "Claude at home"}
+    )
+    assert answer.status_code == 200
+    assert "Claude at home" in answer.text
+    (event,) = events_of("key.renamed")
+    assert event.detail == {"before": "Claude on laptop"}
+    plain = client.post(f"/admin/api_keys/{key.id}/rename", data={"name": "Third"})
+    assert (plain.status_code, plain.location) == (303, f"/admin/api_keys/{key.id}")
+
+
+@pytest.mark.parametrize("name", ["", "x" * 101, "Taken"])
+def test_rename_to_a_bad_name_says_so_and_keeps_it(client, maya, name):
+    make.api_key(maya.organization, "taken")
+    key, _ = make.api_key(maya.organization)
+    for headers in ({}, HTMX):
+        answer = client.post(
+            f"/admin/api_keys/{key.id}/rename", headers=headers, data={"name": name}
+        )
+        assert answer.status_code == 422
+        assert 'id="name-error"' in answer.text
+    assert db.session.get(ApiKey, key.id).name == "Claude on laptop"
+
+
+def test_key_page_says_what_it_can_do_and_did(client, maya):
+    key, token = make.api_key(maya.organization, scope="read", creator=maya)
+    client.get("/api/v1/admin/bookings", headers={"Authorization": f"Bearer {token}"})
+    html = client.get(f"/admin/api_keys/{key.id}").text
+    assert "Change anything" in html
+    assert "listed bookings" in html
+    assert f'data-key="{key.id}"' in html
+
+
+@pytest.mark.parametrize("ending", ["", "/revoke", "/rename"])
+def test_another_organizations_key_is_exactly_a_missing_one(client, maya, ending):
+    foreign, _ = make.api_key(make.organization("Elsewhere"))
+
+    def answer(key_id: int) -> tuple[int, str]:
+        address = f"/admin/api_keys/{key_id}{ending}"
+        got = client.post(address) if ending else client.get(address)
+        return got.status_code, re.sub(r"[0-9a-f]{16}", "", got.text)
+
+    assert answer(foreign.id) == answer(999_999)
+    assert answer(foreign.id)[0] == 404
+    assert db.session.get(ApiKey, foreign.id).works
+
+
+@pytest.mark.parametrize("password", ["", "wrong"])
+def test_after_half_an_hour_creating_and_revoking_need_the_password(client, hands: Clock, password):
+    maya = make.member(make.organization(), password_hash=None)
+    key, _ = make.api_key(maya.organization)
+    client.sign_in(maya)
+    hands.advance(minutes=31)
+    assert 'name="current_password"' in client.get("/admin/api_keys/new").text
+    data = {"name": "Second", "current_password": password}
+    assert client.post("/admin/api_keys", data=data).status_code == 422
+    answer = client.post(f"/admin/api_keys/{key.id}/revoke", data=data)
+    assert answer.status_code == 422
+    assert 'id="current_password-error"' in answer.text
+    assert db.session.query(ApiKey).count() == 1
+    assert db.session.get(ApiKey, key.id).works
+
+
+def test_the_right_password_makes_the_session_fresh_again(client, hands: Clock):
+    from convene_keys import passwords
+    from tests.databases import PEPPER
+
+    right = "correct horse battery staple"
+    maya = make.member(make.organization(), password_hash=passwords.hash_password(right, [PEPPER]))
+    client.sign_in(maya)
+    hands.advance(minutes=31)
+    assert create(client, current_password=right).status_code == 200
+    assert create(client, name="Second").status_code == 200
+
+
+def test_a_stale_form_changes_nothing_and_says_so(strict_client):
+    maya = make.member(make.organization())
+    strict_client.sign_in(maya)
+    answer = create(strict_client)
+    assert answer.status_code == 400
+    assert "out of date" in answer.text
+    assert db.session.query(ApiKey).count() == 0
