@@ -1,0 +1,64 @@
+"""The README and docs are true: what they name is there, and what is there is named."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from convene_keys import config
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_every_setting_is_in_the_table_and_no_other() -> None:
+    read = set(re.findall(r'(?:read|_secret)\((?:read, )?"([A-Z_]+)"', inspect.getsource(config)))
+    read |= set(re.findall(r"read\('([A-Z_]+)'", inspect.getsource(config)))
+    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", README, re.MULTILINE))
+    assert "DATABASE_URL" in read
+    assert documented == read
+
+
+def test_the_documented_defaults_are_the_real_ones(tmp_path: Path) -> None:
+    settings = config.load({}, tmp_path)
+    for name, value in {
+        "TRUSTED_PROXIES": settings.trusted_proxies,
+        "SUPPORT_EMAIL": settings.support_email,
+        "SESSION_IDLE_MINUTES": int(settings.session_idle.total_seconds() // 60),
+        "SESSION_MAX_HOURS": int(settings.session_max.total_seconds() // 3_600),
+    }.items():
+        assert f"| `{name}` | `{value}` |" in README
+    assert settings.base_url == "http://127.0.0.1:8000"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert missing == []
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for page in PAGES:
+        for target in re.findall(r"`?\bmake ([a-z]+)`", page.read_text()):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_command_that_is_named_exists(app: Flask) -> None:
+    commands = set()
+    for name, command in app.cli.commands.items():
+        commands |= {name, *(f"{name} {sub}" for sub in getattr(command, "commands", {}))}
+    for page in PAGES:
+        for line in re.findall(r"flask --app wsgi ([a-z -]+?)(?= --|`| \\|\n|$)", page.read_text()):
+            assert line in commands, line
+
+
+def test_every_path_of_the_layout_exists() -> None:
+    layout = README.split("## How it is laid out")[1].split("```")[1]
+    names = re.findall(r"^([a-z_./]+) ", layout, re.MULTILINE)
+    assert len(names) > 5
+    assert [name for name in names if not (ROOT / name).exists()] == []
