@@ -47,9 +47,9 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         WTF_CSRF_SSL_STRICT=True,
     )
     if settings.database_url.startswith("sqlite:///"):
-        Path(settings.database_url.removeprefix("sqlite:///")).parent.mkdir(
-            mode=0o700, parents=True, exist_ok=True
-        )
+        path = Path(settings.database_url.removeprefix("sqlite:///").partition("?")[0])
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # what SQLite puts beside it is no more open than this
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
