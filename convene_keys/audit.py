@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, or_, select, tuple_
+from sqlalchemy import Row, Select, func, insert, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from convene_keys import clock
 from convene_keys.errors import Malformed
 from convene_keys.events import Action, ActorKind, Outcome
+from convene_keys.extensions import Base, Statement
 from convene_keys.models import ApiKey, AuditEvent, Member
 from convene_keys.tokens import redact
 
@@ -63,7 +64,7 @@ class Actor:
     member_name: str | None = None
 
     @classmethod
-    def of_key(cls, key: ApiKey, origin: Origin) -> "Actor":
+    def of_key(cls, key: ApiKey | Row[Any], origin: Origin) -> "Actor":
         return cls(ActorKind.KEY, key.organization_id, origin, key_id=key.id, key_name=key.name)
 
     @classmethod
@@ -94,6 +95,9 @@ class Target:
     name: str
 
 
+_INSERT = insert(Base.metadata.tables[AuditEvent.__tablename__])
+
+
 def record(
     session: Session,
     actor: Actor,
@@ -101,33 +105,45 @@ def record(
     target: Target | None = None,
     outcome: Outcome = Outcome.OK,
     detail: Mapping[str, Any] | None = None,
-) -> AuditEvent:
-    """Write one event in the caller's transaction: no event, no change.
+) -> int:
+    """Write one event in the caller's transaction, and give its id: no event, no change."""
+    session.flush()
+    statement, values = event(actor, action, target, outcome, detail)
+    made = session.connection().execute(statement, values).inserted_primary_key
+    return int(made[0]) if made else 0
+
+
+def event(
+    actor: Actor,
+    action: Action,
+    target: Target | None,
+    outcome: Outcome,
+    detail: Mapping[str, Any] | None,
+) -> Statement:
+    """An event that happens now, as the statement that writes it.
 
     `detail` holds JSON values. Whatever looks like a key is cut to its hint before it is written.
     """
     origin = actor.origin
-    event = AuditEvent(
-        at=clock.now(),
-        organization_id=actor.organization_id,
-        actor=actor.kind,
-        key_id=actor.key_id,
-        key_name=redact(actor.key_name) if actor.key_name else None,
-        member_id=actor.member_id,
-        member_name=redact(actor.member_name) if actor.member_name else None,
-        action=action,
-        target_type=target.type if target else None,
-        target_id=str(target.id) if target and target.id is not None else None,
-        target_name=redact(target.name)[:200] if target else None,
-        outcome=outcome,
-        ip=origin.ip,
-        user_agent=redact(origin.user_agent)[:256] if origin.user_agent else None,
-        request_id=origin.request_id,
-        detail=json.loads(redact(json.dumps(dict(detail or {})))),
-    )
-    session.add(event)
-    session.flush()
-    return event
+    values = {
+        "at": clock.now(),
+        "organization_id": actor.organization_id,
+        "actor": actor.kind,
+        "key_id": actor.key_id,
+        "key_name": redact(actor.key_name) if actor.key_name else None,
+        "member_id": actor.member_id,
+        "member_name": redact(actor.member_name) if actor.member_name else None,
+        "action": action,
+        "target_type": target.type if target else None,
+        "target_id": str(target.id) if target and target.id is not None else None,
+        "target_name": redact(target.name)[:200] if target else None,
+        "outcome": outcome,
+        "ip": origin.ip,
+        "user_agent": redact(origin.user_agent)[:256] if origin.user_agent else None,
+        "request_id": origin.request_id,
+        "detail": json.loads(redact(json.dumps(dict(detail)))) if detail else {},
+    }
+    return _INSERT, values
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,16 +2,20 @@
 
 import fcntl
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from flask_login import LoginManager
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
 from htmx_flask import Htmx
-from sqlalchemy import Connection, Engine, MetaData, event
+from sqlalchemy import Connection, Engine, Executable, MetaData, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session
 
 
@@ -35,7 +39,6 @@ login = LoginManager()
 csrf = CSRFProtect()
 htmx = Htmx()
 migrate = Migrate()
-_writers = threading.Lock()
 
 
 @contextmanager
@@ -49,7 +52,7 @@ def transaction() -> Iterator[Session]:
     session: Session = db.session()
     session.rollback()
     session.expire_all()
-    with _turn(session.get_bind()):
+    with _turn_of(session.get_bind().engine):
         session.connection(execution_options={"sqlite_begin": "IMMEDIATE"})
         try:
             yield session
@@ -60,20 +63,108 @@ def transaction() -> Iterator[Session]:
 
 
 @contextmanager
-def _turn(engine: Engine | Connection) -> Iterator[None]:
-    """Wait for this writer's turn on SQLite.
+def reading() -> Iterator[Session]:
+    """One moment of the database to read from; it holds nobody up and writes nothing."""
+    session: Session = db.session()
+    session.rollback()
+    try:
+        yield session
+    finally:
+        session.rollback()
+
+
+Statement = tuple[Executable, dict[str, Any]]
+
+
+def write(session: Session, statements: Sequence[Statement]) -> None:
+    """Write `statements` in the caller's transaction, after what it changed."""
+    session.flush()
+    for statement, values in statements:
+        session.connection().execute(statement, values)
+
+
+@dataclass(eq=False)
+class _Waiting:
+    statements: Sequence[Statement]
+    written: bool = False
+
+
+class _Queue:
+    """Where one process's writers to a database stand in line."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.turn, self.waiting = threading.Lock(), deque[_Waiting]()
+        self.file = f"{engine.url.database}-turn" if engine.dialect.name == "sqlite" else None
+
+
+_queues: WeakKeyDictionary[Engine, _Queue] = WeakKeyDictionary()
+_queues_lock = threading.Lock()
+
+
+def _queue_of(engine: Engine) -> _Queue:
+    with _queues_lock:
+        if engine not in _queues:
+            _queues[engine] = _Queue(engine)
+        return _queues[engine]
+
+
+@contextmanager
+def _turn_of(engine: Engine) -> Iterator[None]:
+    """Wait for this writer's turn on SQLite; PostgreSQL needs none.
 
     SQLite's own waiters sleep and look again, so that under load the unlucky ones wait for seconds.
     Here they queue: the threads of a process for its lock, the processes for a file beside the
     database. The operating system lets go of both when a process dies.
     """
-    path = engine.engine.url.database
-    if engine.dialect.name != "sqlite" or path is None:
+    queue = _queue_of(engine)
+    if queue.file is None:
         yield
         return
-    with _writers, open(f"{path}-turn", "ab") as file:
+    with queue.turn, _alone(queue.file):
+        yield
+
+
+@contextmanager
+def _alone(path: str) -> Iterator[None]:
+    with open(path, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def write_together(engine: Engine, statements: Sequence[Statement]) -> None:
+    """Write `statements`, each with its parameters; when this returns they are on disk.
+
+    Whoever comes while another is writing waits, and the first of those who wait then writes for
+    all of them in one transaction: one commit to disk serves many calls. Where that fails, each
+    writes its own, so that only the one at fault raises.
+    """
+    queue, mine = _queue_of(engine), _Waiting(statements)
+    queue.waiting.append(mine)
+    with queue.turn:
+        if mine.written:
+            return
+        batch = [queue.waiting.popleft() for _ in range(len(queue.waiting))]
+        batch.remove(mine)
+        with _alone(queue.file) if queue.file else nullcontext():
+            try:
+                _write(engine, [mine, *batch])
+            except DBAPIError:
+                queue.waiting.extendleft(reversed(batch))
+                _write(engine, [mine])
+
+
+def _write(engine: Engine, batch: Sequence[_Waiting]) -> None:
+    """One transaction; each statement once, with the parameters of all that have it."""
+    parameters: dict[Executable, list[dict[str, Any]]] = {}
+    for waiting in batch:
+        for statement, values in waiting.statements:
+            parameters.setdefault(statement, []).append(values)
+    with engine.connect().execution_options(sqlite_begin="IMMEDIATE") as connection:
+        for statement, values_of_all in parameters.items():
+            connection.execute(statement, values_of_all)
+        connection.commit()
+    for waiting in batch:
+        waiting.written = True
 
 
 def serialize(session: Session, name: str) -> None:

@@ -4,8 +4,9 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, cast
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
@@ -13,14 +14,15 @@ from convene_keys import clock, tokens
 from convene_keys.audit import Actor, Origin, Target, record
 from convene_keys.errors import FieldError, Invalid, NotFound, Problem, Unauthenticated
 from convene_keys.events import Action, Outcome
-from convene_keys.extensions import transaction
-from convene_keys.models import EXPIRING_SOON, ID_MAX, ApiKey, Scope, Tool
+from convene_keys.extensions import Base, Statement, transaction
+from convene_keys.models import EXPIRING_SOON, ID_MAX, ApiKey, Member, Organization, Scope, Tool
 from convene_keys.names import clean_line, clean_text, fold
 
 PAGE_SIZE = 50
 REASON_MAX = 300
 EXPIRY_MAX_DAYS = 3_650
 REFUSALS_RECORDED_EVERY = timedelta(minutes=1)
+USE_NOTED_EVERY = timedelta(minutes=1)
 
 
 def target(key: ApiKey) -> Target:
@@ -178,47 +180,90 @@ def names(session: Session, organization_id: int) -> Sequence[ApiKey]:
     ).all()
 
 
-def find(session: Session, token: str, peppers: Sequence[str]) -> ApiKey:
-    """The key that `token` is, working or not. Raises `Unauthenticated` when it is none.
-
-    A digest under an older pepper is replaced by one under the newest, in the same transaction.
-    """
-    digests = {tokens.pepper_id(pepper): tokens.digest(token, pepper) for pepper in peppers}
-    key = session.scalar(
-        select(ApiKey)
-        .where(ApiKey.digest.in_(digests.values()))
-        .options(joinedload(ApiKey.creator), joinedload(ApiKey.organization))
+_keys, _members, _organizations = (
+    Base.metadata.tables[model.__tablename__] for model in (ApiKey, Member, Organization)
+)
+_FIND = (
+    select(
+        *_keys.c,
+        _members.c.role.label("creator_role"),
+        _members.c.disabled_at.label("creator_disabled_at"),
+        _organizations.c.name.label("organization_name"),
+        _organizations.c.slug.label("organization_slug"),
+        _organizations.c.status.label("organization_status"),
+        _organizations.c.timezone.label("organization_timezone"),
     )
-    if key is None or not hmac.compare_digest(key.digest, digests.get(key.pepper_id, b"")):
-        raise Unauthenticated("This API key is not known.", code="key_unknown")
-    newest = tokens.pepper_id(peppers[0])
-    if key.pepper_id != newest:
-        key.pepper_id, key.digest = newest, digests[newest]
-    return key
+    .join_from(_keys, _organizations)
+    .outerjoin(_members, _members.c.id == _keys.c.created_by_id)
+    .where(_keys.c.digest == bindparam("presented"))
+)
+_NOTE_USE = (
+    update(_keys)
+    .where(_keys.c.id == bindparam("key"))
+    .values(
+        last_used_at=bindparam("at"),
+        last_used_ip=bindparam("ip"),
+        last_used_user_agent=bindparam("user_agent"),
+    )
+)
+_RENEW_DIGEST = (
+    update(_keys)
+    .where(_keys.c.id == bindparam("key"))
+    .values(digest=bindparam("renewed"), pepper_id=bindparam("pepper"))
+)
 
 
-def refusal(key: ApiKey) -> Problem | None:
+def find(session: Session, token: str, peppers: Sequence[str]) -> Row[Any]:
+    """The key that `token` is, working or not, with all that its walls need to know.
+
+    A row of its columns and `creator_role`, `creator_disabled_at`, `organization_name`, `_slug`,
+    `_status` and `_timezone`, read afresh. Raises `Unauthenticated` when it is no key.
+    """
+    for pepper in peppers:
+        digest = tokens.digest(token, pepper)
+        key = session.connection().execute(_FIND, {"presented": digest}).first()
+        if key is not None and hmac.compare_digest(key.digest, digest):
+            return cast("Row[Any]", key)
+    raise Unauthenticated("This API key is not known.", code="key_unknown")
+
+
+def refusal(key: Row[Any]) -> Problem | None:
     """Why this key no longer works; None while it does."""
     if key.revoked_at is not None:
         return Unauthenticated("This API key was revoked.", code="key_revoked")
-    if not key.works:
+    if key.expires_at is not None and key.expires_at <= clock.now():
         return Unauthenticated("This API key has expired.", code="key_expired")
     return None
 
 
-def note_use(key: ApiKey, origin: Origin) -> None:
-    """Keep when, from where and with what the key was last used."""
-    key.last_used_at = clock.now()
-    key.last_used_ip = origin.ip
-    key.last_used_user_agent = tokens.redact(origin.user_agent or "")[:256] or None
+def notes_of_use(
+    key: Row[Any], token: str, origin: Origin, peppers: Sequence[str]
+) -> list[Statement]:
+    """What is to be written beside the event of a call: when, whence and with what it was used.
+
+    At most once a minute, but at once for the first use and when the address or client is another.
+    A digest under an older pepper is replaced by one under the newest.
+    """
+    notes: list[Statement] = []
+    now, agent = clock.now(), tokens.redact(origin.user_agent or "")[:256] or None
+    same = (key.last_used_ip, key.last_used_user_agent) == (origin.ip, agent)
+    if not same or key.last_used_at is None or now - key.last_used_at >= USE_NOTED_EVERY:
+        values = {"key": key.id, "at": now, "ip": origin.ip, "user_agent": agent}
+        notes.append((_NOTE_USE, values))
+    if key.pepper_id != tokens.pepper_id(peppers[0]):
+        renewed, pepper = tokens.digest(token, peppers[0]), tokens.pepper_id(peppers[0])
+        notes.append((_RENEW_DIGEST, {"key": key.id, "renewed": renewed, "pepper": pepper}))
+    return notes
 
 
-def note_refusal(session: Session, key: ApiKey, origin: Origin, code: str) -> None:
+def note_refusal(
+    session: Session, organization_id: int, key_id: int, origin: Origin, code: str
+) -> None:
     """Count a try of a key that no longer works; record it at most once a minute a key.
 
     The event tells how many tries there were since the last one that was recorded.
     """
-    now = clock.now()
+    now, key = clock.now(), get(session, organization_id, key_id, lock=True)
     if key.revoked_at is None and key.released_at is None:
         _note_expired(session, key)
     # Counted by the database, so that tries at the same moment are all counted.

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from datetime import date as calendar_date
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import BigInteger, ColumnElement, Select, func, literal, select, tuple_
-from sqlalchemy.orm import InstrumentedAttribute, Session, contains_eager, joinedload
+from sqlalchemy import BigInteger, ColumnElement, Select, Table, func, literal, select, tuple_
+from sqlalchemy.orm import Session
 
 from convene_keys import clock
 from convene_keys.errors import Conflict, Malformed, NotFound
+from convene_keys.extensions import Base
 from convene_keys.models import (
     ApplicationStatus,
     Booking,
@@ -31,13 +32,24 @@ from convene_keys.models import (
 from convene_keys.names import fold
 
 Row = TypeVar("Row", bound=Numbered)
-Query = TypeVar("Query", bound=Select[*tuple[Any, ...]])
 REMIND_EVERY = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
-class Page(Generic[Row]):
-    rows: Sequence[Row]
+class Place:
+    """The organization that a call acts in."""
+
+    id: int
+    name: str
+    slug: str
+    timezone: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """Rows of plain columns; those of joined tables are named `market_name`, `vendor_name`."""
+
+    rows: Sequence[Any]
     next_cursor: str | None
 
 
@@ -51,12 +63,12 @@ class Dashboard:
     total_vendors: int
 
 
-def today(organization: Organization) -> calendar_date:
+def today(organization: Organization | Place) -> calendar_date:
     """The day it is where the organization is."""
     return clock.now().astimezone(ZoneInfo(organization.timezone)).date()
 
 
-def dashboard(session: Session, organization: Organization) -> Dashboard:
+def dashboard(session: Session, organization: Organization | Place) -> Dashboard:
     def count(*conditions: ColumnElement[bool]) -> int:
         return session.scalar(select(func.count()).where(*conditions)) or 0
 
@@ -83,8 +95,8 @@ def dashboard(session: Session, organization: Organization) -> Dashboard:
 
 def list_markets(
     session: Session, organization_id: int, *, cursor: str | None = None, limit: int = 25
-) -> Page[Market]:
-    return _page(session, Market, organization_id, select(Market), cursor, limit)
+) -> Page:
+    return _page(session, _MARKETS, organization_id, [], cursor, limit)
 
 
 def list_market_dates(
@@ -97,15 +109,14 @@ def list_market_dates(
     until: calendar_date | None = None,
     cursor: str | None = None,
     limit: int = 25,
-) -> Page[MarketDate]:
+) -> Page:
     """Dates in the order of the calendar; `since` and `until` are both included."""
-    query = select(MarketDate).options(joinedload(MarketDate.market))
-    query = _equal(query, (MarketDate.market_id, market_id), (MarketDate.status, status))
+    wanted = _equal((_dates.c.market_id, market_id), (_dates.c.status, status))
     if since is not None:
-        query = query.where(MarketDate.date >= since)
+        wanted.append(_dates.c.date >= since)
     if until is not None:
-        query = query.where(MarketDate.date <= until)
-    return _page(session, MarketDate, organization_id, query, cursor, limit, by=MarketDate.date)
+        wanted.append(_dates.c.date <= until)
+    return _page(session, _MARKET_DATES, organization_id, wanted, cursor, limit)
 
 
 def list_vendors(
@@ -115,11 +126,8 @@ def list_vendors(
     q: str | None = None,
     cursor: str | None = None,
     limit: int = 25,
-) -> Page[Vendor]:
-    query = select(Vendor)
-    if q:
-        query = query.where(Vendor.name_folded.contains(fold(q), autoescape=True))
-    return _page(session, Vendor, organization_id, query, cursor, limit)
+) -> Page:
+    return _page(session, _VENDORS, organization_id, _named(q), cursor, limit)
 
 
 def list_applications(
@@ -131,21 +139,10 @@ def list_applications(
     q: str | None = None,
     cursor: str | None = None,
     limit: int = 25,
-) -> Page[VendorApplication]:
+) -> Page:
     """Applications, newest first; `q` is part of the vendor's name."""
-    query = (
-        select(VendorApplication)
-        .join(VendorApplication.vendor)
-        .options(contains_eager(VendorApplication.vendor), joinedload(VendorApplication.market))
-    )
-    query = _equal(
-        query, (VendorApplication.status, status), (VendorApplication.market_id, market_id)
-    )
-    if q:
-        query = query.where(Vendor.name_folded.contains(fold(q), autoescape=True))
-    return _page(
-        session, VendorApplication, organization_id, query, cursor, limit, newest_first=True
-    )
+    wanted = _equal((_applications.c.status, status), (_applications.c.market_id, market_id))
+    return _page(session, _APPLICATIONS, organization_id, wanted + _named(q), cursor, limit)
 
 
 def list_bookings(
@@ -158,35 +155,23 @@ def list_bookings(
     date: calendar_date | None = None,
     cursor: str | None = None,
     limit: int = 25,
-) -> Page[Booking]:
+) -> Page:
     """Bookings, newest first; `date` is the day of the market."""
-    query = (
-        select(Booking)
-        .join(Booking.market_date)
-        .options(
-            contains_eager(Booking.market_date).joinedload(MarketDate.market),
-            joinedload(Booking.vendor),
-        )
+    wanted = _equal(
+        (_bookings.c.status, status),
+        (_bookings.c.market_date_id, market_date_id),
+        (_bookings.c.vendor_id, vendor_id),
+        (_dates.c.date, date),
     )
-    query = _equal(
-        query,
-        (Booking.status, status),
-        (Booking.market_date_id, market_date_id),
-        (Booking.vendor_id, vendor_id),
-        (MarketDate.date, date),
-    )
-    return _page(session, Booking, organization_id, query, cursor, limit, newest_first=True)
+    return _page(session, _BOOKINGS, organization_id, wanted, cursor, limit)
 
 
 def count_applications(
     session: Session, organization_id: int, *, market_id: int | None = None, q: str | None = None
 ) -> dict[str, int]:
     """How many applications there are in each state that has any; `q` as when listing."""
-    query = select(VendorApplication.status, func.count()).join(VendorApplication.vendor)
-    query = _equal(query, (VendorApplication.market_id, market_id))
-    if q:
-        query = query.where(Vendor.name_folded.contains(fold(q), autoescape=True))
-    return _counts(session, query, VendorApplication, organization_id)
+    wanted = _equal((_applications.c.market_id, market_id)) + _named(q)
+    return _counts(session, _APPLICATIONS, organization_id, wanted)
 
 
 def count_bookings(
@@ -197,18 +182,22 @@ def count_bookings(
     date: calendar_date | None = None,
 ) -> dict[str, int]:
     """How many bookings there are in each state that has any; `date` as when listing."""
-    query = select(Booking.status, func.count()).join(Booking.market_date)
-    query = _equal(query, (Booking.market_date_id, market_date_id), (MarketDate.date, date))
-    return _counts(session, query, Booking, organization_id)
+    wanted = _equal((_bookings.c.market_date_id, market_date_id), (_dates.c.date, date))
+    return _counts(session, _BOOKINGS, organization_id, wanted)
 
 
-def get(session: Session, model: type[Row], organization_id: int, number: int, name: str) -> Row:
+def get(
+    session: Session,
+    model: type[Row],
+    organization_id: int,
+    number: int,
+    name: str,
+    *,
+    lock: bool = False,
+) -> Row:
     """One row of the organization. Raises `NotFound` for any other, another organization's too."""
-    row = session.scalar(
-        select(model)
-        .where(model.organization_id == organization_id, model.id == number)
-        .with_for_update()
-    )
+    query = select(model).where(model.organization_id == organization_id, model.id == number)
+    row = session.scalar(query.with_for_update() if lock else query)
     if row is None:
         raise NotFound(f"There is no {name} {number}.")
     return row
@@ -288,52 +277,91 @@ def midnight(day: calendar_date, timezone: str) -> datetime:
         return local.replace(tzinfo=UTC)
 
 
-def _equal(query: Query, *wanted: tuple[object, object]) -> Query:
-    for column, value in wanted:
-        if value is not None:
-            query = query.where(column == value)  # type: ignore[arg-type]
-    return query
+@dataclass(frozen=True)
+class _Listing:
+    """How rows of a table are listed: with which columns, and in which order."""
+
+    table: Table
+    query: Select[*tuple[Any, ...]]
+    order: tuple[ColumnElement[Any], ...]
+    newest_first: bool = False
+
+
+_markets, _dates, _vendors, _applications, _bookings = (
+    Base.metadata.tables[model.__tablename__]
+    for model in (Market, MarketDate, Vendor, VendorApplication, Booking)
+)
+_MARKET = _markets.c.name.label("market_name")
+_VENDOR = (_vendors.c.name.label("vendor_name"), _vendors.c.category.label("vendor_category"))
+
+_MARKETS = _Listing(_markets, select(_markets), (_markets.c.id,))
+_MARKET_DATES = _Listing(
+    _dates, select(_dates, _MARKET).join_from(_dates, _markets), (_dates.c.date, _dates.c.id)
+)
+_VENDORS = _Listing(_vendors, select(_vendors), (_vendors.c.id,))
+_APPLICATIONS = _Listing(
+    _applications,
+    select(_applications, _MARKET, *_VENDOR)
+    .join_from(_applications, _markets)
+    .join_from(_applications, _vendors),
+    (_applications.c.id,),
+    newest_first=True,
+)
+_BOOKINGS = _Listing(
+    _bookings,
+    select(_bookings, _dates.c.date, _dates.c.market_id, _MARKET, *_VENDOR)
+    .join_from(_bookings, _dates)
+    .join_from(_dates, _markets)
+    .join_from(_bookings, _vendors),
+    (_bookings.c.id,),
+    newest_first=True,
+)
+
+
+def _equal(*wanted: tuple[ColumnElement[Any], object]) -> list[ColumnElement[bool]]:
+    return [column == value for column, value in wanted if value is not None]
+
+
+def _named(q: str | None) -> list[ColumnElement[bool]]:
+    return [_vendors.c.name_folded.contains(fold(q), autoescape=True)] if q else []
 
 
 def _counts(
-    session: Session,
-    query: Select[str, int],
-    model: type[Booking] | type[VendorApplication],
-    organization_id: int,
+    session: Session, listing: _Listing, organization_id: int, wanted: list[ColumnElement[bool]]
 ) -> dict[str, int]:
-    query = query.where(model.organization_id == organization_id).group_by(model.status)
-    return {status: count for status, count in session.execute(query)}
+    table = listing.table
+    query = listing.query.with_only_columns(table.c.status, func.count())
+    query = query.where(table.c.organization_id == organization_id, *wanted)
+    rows = session.connection().execute(query.group_by(table.c.status))
+    return {status: count for status, count in rows}
 
 
 def _page(
     session: Session,
-    model: type[Row],
+    listing: _Listing,
     organization_id: int,
-    query: Select[Row],
+    wanted: list[ColumnElement[bool]],
     cursor: str | None,
     limit: int,
-    *,
-    by: InstrumentedAttribute[calendar_date] | None = None,
-    newest_first: bool = False,
-) -> Page[Row]:
+) -> Page:
     """One page by its place in the order, not by counting, so that any depth costs the same.
 
     The cursor is the number of the page's last row. Raises `Malformed` when it is none of this
     organization's.
     """
-    order: tuple[InstrumentedAttribute[Any], ...] = (model.id,) if by is None else (by, model.id)
-    query = query.where(model.organization_id == organization_id)
+    table, order, connection = listing.table, listing.order, session.connection()
+    query = listing.query.where(table.c.organization_id == organization_id, *wanted)
     if cursor is not None:
-        here = session.execute(
+        here = connection.execute(
             select(*order).where(
-                model.organization_id == organization_id,
-                model.id == literal(cursor_number(cursor), BigInteger),  # it may be any number
+                table.c.organization_id == organization_id,
+                table.c.id == literal(cursor_number(cursor), BigInteger),  # it may be any number
             )
         ).first()
         if here is None:
             raise Malformed("This cursor is not known.", code="invalid_cursor")
         place = tuple_(*order)
-        query = query.where(place < tuple(here) if newest_first else place > tuple(here))
-    query = query.order_by(*(column.desc() if newest_first else column for column in order))
-    rows = session.scalars(query.limit(limit + 1)).all()
+        query = query.where(place < tuple(here) if listing.newest_first else place > tuple(here))
+    query = query.order_by(*(c.desc() for c in order) if listing.newest_first else order)
+    rows = connection.execute(query.limit(limit + 1)).all()
     return Page(rows[:limit], str(rows[limit - 1].id) if len(rows) > limit else None)

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
+from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from convene_keys import audit, keys, markets, tokens
 from convene_keys import schemas as s
-from convene_keys.audit import Actor, Origin, Target, record
+from convene_keys.audit import Actor, Origin, Target
 from convene_keys.errors import (
     FieldError,
     Forbidden,
@@ -28,9 +29,9 @@ from convene_keys.errors import (
     Unauthenticated,
 )
 from convene_keys.events import Action, Outcome
-from convene_keys.extensions import transaction
+from convene_keys.extensions import Statement, reading, transaction, write, write_together
 from convene_keys.models import (
-    ApiKey,
+    MAKERS_OF_KEYS,
     ApplicationStatus,
     Booking,
     BookingStatus,
@@ -55,8 +56,8 @@ class Call:
 
     session: Session
     actor: Actor
-    organization: Organization
-    key: ApiKey | None = None
+    organization: markets.Place
+    key: Row[Any] | None = None
     target: Target | None = None
     detail: dict[str, Any] = field(default_factory=dict)
 
@@ -116,14 +117,17 @@ def run(
             call.target = operation.target(number)
         return _carry_out(operation, call, read)
 
-    return _as_key(operation.action, token, origin, peppers, act)
+    changes = operation.scope is Scope.READ_WRITE
+    return _as_key(operation.action, token, origin, peppers, act, changes=changes)
 
 
 def run_for_member(operation: Operation, actor: Actor, read: Callable[[], BaseModel]) -> BaseModel:
     """Carry out and record an operation for a signed-in member, whose role the caller checked."""
     with transaction() as session:
-        call = Call(session, actor, session.get_one(Organization, actor.organization_id))
-        answer = _attempt(operation.action, call, lambda c: _carry_out(operation, c, read))
+        of = session.get_one(Organization, actor.organization_id)
+        call = Call(session, actor, markets.Place(of.id, of.name, of.slug, of.timezone))
+        answer, event = _attempt(operation.action, call, lambda c: _carry_out(operation, c, read))
+        write(session, [event])
     return _answered(answer)
 
 
@@ -159,22 +163,32 @@ def _as_key(
     origin: Origin,
     peppers: Sequence[str],
     act: Callable[[Call], BaseModel],
+    *,
+    changes: bool = False,
 ) -> BaseModel:
-    """One transaction: whose key is it, does it work, act, record, commit."""
+    """Whose key is it, does it work, act, record, and only then answer.
+
+    What `changes` something is one transaction with its event. What only reads holds no writer up:
+    it reads one moment of the database, and its event may share a commit with others'.
+    """
     if not tokens.is_well_formed(token):
         raise Unauthenticated("This is not an API key.", code="key_unknown")
     try:
-        with transaction() as session:
+        with transaction() if changes else reading() as session:
             key = keys.find(session, token, peppers)
-            answer: BaseModel | Problem
             refusal = keys.refusal(key)
-            if refusal is not None:
-                keys.note_refusal(session, key, origin, refusal.code)
-                answer = refusal
-            else:
-                keys.note_use(key, origin)
-                call = Call(session, Actor.of_key(key, origin), key.organization, key)
-                answer = _attempt(action, call, act)
+            if refusal is None:
+                call = Call(session, Actor.of_key(key, origin), _place(key), key)
+                answer, event = _attempt(action, call, act)
+                statements = [*keys.notes_of_use(key, token, origin, peppers), event]
+                if changes:
+                    write(session, statements)
+        if refusal is not None:
+            with transaction() as session:
+                keys.note_refusal(session, key.organization_id, key.id, origin, refusal.code)
+            raise refusal
+        if not changes:
+            write_together(session.get_bind().engine, statements)
     except Problem:
         raise
     except Exception:
@@ -183,8 +197,16 @@ def _as_key(
     return _answered(answer)
 
 
-def _attempt(action: Action, call: Call, act: Callable[[Call], BaseModel]) -> BaseModel | Problem:
-    """Act and record how it ended. A problem is returned, not raised, so that it is committed."""
+def _place(key: Row[Any]) -> markets.Place:
+    return markets.Place(
+        key.organization_id, key.organization_name, key.organization_slug, key.organization_timezone
+    )
+
+
+def _attempt(
+    action: Action, call: Call, act: Callable[[Call], BaseModel]
+) -> tuple[BaseModel | Problem, Statement]:
+    """Act; the answer or the problem, and the event that tells how it ended."""
     answer: BaseModel | Problem
     try:
         answer, outcome = act(call), Outcome.OK
@@ -192,8 +214,7 @@ def _attempt(action: Action, call: Call, act: Callable[[Call], BaseModel]) -> Ba
         answer = problem
         outcome = Outcome.DENIED if problem.status == 403 else Outcome.FAILED
         call.detail["code"] = problem.code
-    record(call.session, call.actor, action, call.target, outcome, call.detail)
-    return answer
+    return answer, audit.event(call.actor, action, call.target, outcome, call.detail)
 
 
 def _answered(answer: BaseModel | Problem) -> BaseModel:
@@ -207,12 +228,13 @@ def _check_standing(call: Call) -> None:
     key = call.key
     if key is None:
         return
-    if key.creator is not None and not key.creator.may_make_keys:
+    gone = key.creator_role not in MAKERS_OF_KEYS or key.creator_disabled_at is not None
+    if key.created_by_id is not None and gone:
         raise Forbidden(
             "Who made this key has left or may not make keys any more. Ask for a new key.",
             code="creator_inactive",
         )
-    if key.organization.status != OrganizationStatus.LIVE:
+    if key.organization_status != OrganizationStatus.LIVE:
         raise Forbidden(
             "The organization is a draft. An admin can set it live in its settings.",
             code="organization_draft",
@@ -240,9 +262,9 @@ def _record_crash(action: Action, token: str, origin: Origin, peppers: Sequence[
     try:
         with transaction() as session:
             key = keys.find(session, token, peppers)
-            keys.note_use(key, origin)
-            actor = Actor.of_key(key, origin)
-            record(session, actor, action, None, Outcome.FAILED, {"code": "internal"})
+            actor, detail = Actor.of_key(key, origin), {"code": "internal"}
+            event = audit.event(actor, action, None, Outcome.FAILED, detail)
+            write(session, [*keys.notes_of_use(key, token, origin, peppers), event])
     except Exception:
         log.exception("a failed call could not be recorded")
 
@@ -283,24 +305,24 @@ def _dashboard(call: Call, _: s.Nothing) -> BaseModel:
 
 
 def _listing(
-    read: Callable[..., markets.Page[Any]],
-    output: type[BaseModel],
-    shape: Callable[[Any], BaseModel],
+    read: Callable[..., markets.Page], output: type[BaseModel]
 ) -> Callable[[Call, BaseModel], BaseModel]:
     def handler(call: Call, wanted: BaseModel) -> BaseModel:
         page = read(call.session, call.actor.organization_id, **dict(wanted))
         call.detail["count"] = len(page.rows)
-        rows = [shape(row) for row in page.rows]
-        return output.model_validate({"data": rows, "next_cursor": page.next_cursor})
+        return output.model_validate(
+            {"data": page.rows, "next_cursor": page.next_cursor}, from_attributes=True
+        )
 
     return handler
 
 
 def _showing(
-    model: type[Any], noun: str, shape: Callable[[Any], BaseModel]
+    model: type[Any], output: type[BaseModel], noun: str
 ) -> Callable[[Call, s.One], BaseModel]:
     def handler(call: Call, wanted: s.One) -> BaseModel:
-        return shape(markets.get(call.session, model, call.organization.id, wanted.id, noun))
+        row = markets.get(call.session, model, call.actor.organization_id, wanted.id, noun)
+        return output.model_validate(row)
 
     return handler
 
@@ -313,7 +335,7 @@ def _deciding(status: BookingStatus) -> Callable[[Call, s.One], BaseModel]:
         call.detail |= {"before": before, "changed": changed}
         if reason:
             call.detail["reason"] = reason
-        return _booking(booking)
+        return s.BookingOut.model_validate(booking)
 
     return handler
 
@@ -321,7 +343,7 @@ def _deciding(status: BookingStatus) -> Callable[[Call, s.One], BaseModel]:
 def _mark_paid(call: Call, wanted: s.One) -> BaseModel:
     booking = _booking_of(call, wanted)
     call.detail["changed"] = markets.mark_paid(booking)
-    return _booking(booking)
+    return s.BookingOut.model_validate(booking)
 
 
 def _update_application(call: Call, wanted: s.ApplicationUpdate) -> BaseModel:
@@ -329,13 +351,13 @@ def _update_application(call: Call, wanted: s.ApplicationUpdate) -> BaseModel:
     before = application.status
     changed = markets.update_application(application, ApplicationStatus(wanted.status), wanted.note)
     call.detail |= {"before": before, "after": wanted.status, "changed": changed}
-    return _application(application)
+    return s.ApplicationOut.model_validate(application)
 
 
 def _remind_application(call: Call, wanted: s.One) -> BaseModel:
     application = _application_of(call, wanted)
     markets.remind_application(application)
-    return _application(application)
+    return s.ApplicationOut.model_validate(application)
 
 
 def _list_events(call: Call, wanted: s.ListEvents) -> BaseModel:
@@ -354,42 +376,15 @@ def _list_events(call: Call, wanted: s.ListEvents) -> BaseModel:
 
 
 def _booking_of(call: Call, wanted: s.One) -> Booking:
-    return markets.get(call.session, Booking, call.organization.id, wanted.id, "booking")
+    return markets.get(call.session, Booking, call.organization.id, wanted.id, "booking", lock=True)
 
 
 def _application_of(call: Call, wanted: s.One) -> VendorApplication:
-    number = wanted.id
-    return markets.get(call.session, VendorApplication, call.organization.id, number, "application")
-
-
-def _market_date(row: MarketDate) -> s.MarketDateOut:
-    return s.MarketDateOut.model_validate({**_columns(row), "market_name": row.market.name})
-
-
-def _application(row: VendorApplication) -> s.ApplicationOut:
-    return s.ApplicationOut.model_validate(
-        {**_columns(row), "market_name": row.market.name, "vendor_name": row.vendor.name}
+    organization_id = call.organization.id
+    return markets.get(
+        call.session, VendorApplication, organization_id, wanted.id, "application", lock=True
     )
 
-
-def _booking(row: Booking) -> s.BookingOut:
-    day = row.market_date
-    return s.BookingOut.model_validate(
-        {
-            **_columns(row),
-            "date": day.date,
-            "market_id": day.market_id,
-            "market_name": day.market.name,
-            "vendor_name": row.vendor.name,
-        }
-    )
-
-
-def _columns(row: Any) -> dict[str, Any]:
-    return {column.key: getattr(row, column.key) for column in row.__mapper__.column_attrs}
-
-
-_MARKET, _VENDOR = s.MarketOut.model_validate, s.VendorOut.model_validate
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
@@ -408,52 +403,52 @@ OPERATIONS: tuple[Operation, ...] = (
         "list_markets", "GET", "/markets", Action.MARKET_LISTED,
         "List markets",
         "The organization's markets.",
-        s.ListMarkets, s.MarketList, _listing(markets.list_markets, s.MarketList, _MARKET),
+        s.ListMarkets, s.MarketList, _listing(markets.list_markets, s.MarketList),
     ),
     Operation(
         "get_market", "GET", "/markets/{id}", Action.MARKET_VIEWED,
         "Get a market",
         "One market.",
-        s.One, s.MarketOut, _showing(Market, "market", _MARKET), "market",
+        s.One, s.MarketOut, _showing(Market, s.MarketOut, "market"), "market",
     ),
     Operation(
         "list_market_dates", "GET", "/market_dates", Action.MARKET_DATE_LISTED,
         "List market dates",
         "Market dates in the order of the calendar, of one market, state or span of days.",
         s.ListMarketDates, s.MarketDateList,
-        _listing(markets.list_market_dates, s.MarketDateList, _market_date),
+        _listing(markets.list_market_dates, s.MarketDateList),
     ),
     Operation(
         "get_market_date", "GET", "/market_dates/{id}", Action.MARKET_DATE_VIEWED,
         "Get a market date",
         "One market date.",
-        s.One, s.MarketDateOut, _showing(MarketDate, "market date", _market_date), "market date",
+        s.One, s.MarketDateOut, _showing(MarketDate, s.MarketDateOut, "market date"), "market date",
     ),
     Operation(
         "list_vendors", "GET", "/vendors", Action.VENDOR_LISTED,
         "List vendors",
         "Vendors, or those with a word in their name.",
-        s.ListVendors, s.VendorList, _listing(markets.list_vendors, s.VendorList, _VENDOR),
+        s.ListVendors, s.VendorList, _listing(markets.list_vendors, s.VendorList),
     ),
     Operation(
         "get_vendor", "GET", "/vendors/{id}", Action.VENDOR_VIEWED,
         "Get a vendor",
         "One vendor, with how to reach them.",
-        s.One, s.VendorOut, _showing(Vendor, "vendor", _VENDOR), "vendor",
+        s.One, s.VendorOut, _showing(Vendor, s.VendorOut, "vendor"), "vendor",
     ),
     Operation(
         "list_vendor_applications", "GET", "/vendor_applications", Action.APPLICATION_LISTED,
         "List vendor applications",
         "Applications of vendors to markets, newest first, by state, market or vendor's name.",
         s.ListApplications, s.ApplicationList,
-        _listing(markets.list_applications, s.ApplicationList, _application),
+        _listing(markets.list_applications, s.ApplicationList),
     ),
     Operation(
         "get_vendor_application", "GET", "/vendor_applications/{id}", Action.APPLICATION_VIEWED,
         "Get a vendor application",
         "One application, with the vendor's message and the team's note.",
         s.One, s.ApplicationOut,
-        _showing(VendorApplication, "application", _application), "application",
+        _showing(VendorApplication, s.ApplicationOut, "application"), "application",
     ),
     Operation(
         "update_vendor_application", "PATCH", "/vendor_applications/{id}",
@@ -473,13 +468,13 @@ OPERATIONS: tuple[Operation, ...] = (
         "list_bookings", "GET", "/bookings", Action.BOOKING_LISTED,
         "List bookings",
         "Bookings of stalls, newest first, by state, market date, vendor or day.",
-        s.ListBookings, s.BookingList, _listing(markets.list_bookings, s.BookingList, _booking),
+        s.ListBookings, s.BookingList, _listing(markets.list_bookings, s.BookingList),
     ),
     Operation(
         "get_booking", "GET", "/bookings/{id}", Action.BOOKING_VIEWED,
         "Get a booking",
         "One booking of a stall.",
-        s.One, s.BookingOut, _showing(Booking, "booking", _booking), "booking",
+        s.One, s.BookingOut, _showing(Booking, s.BookingOut, "booking"), "booking",
     ),
     Operation(
         "approve_booking", "POST", "/bookings/{id}/approve", Action.BOOKING_APPROVED,

@@ -31,7 +31,7 @@ def organization(app: Flask) -> Organization:
 
 def _record(actor: Actor, action: Action = Action.BOOKING_LISTED, **more: Any) -> AuditEvent:
     with transaction() as session:
-        return record(session, actor, action, **more)
+        return session.get_one(AuditEvent, record(session, actor, action, **more))
 
 
 def _count() -> int:

@@ -13,7 +13,7 @@ from convene_keys import audit, clock, keys, tokens
 from convene_keys.audit import Actor, Origin
 from convene_keys.errors import Invalid, NotFound, Unauthenticated
 from convene_keys.events import Action
-from convene_keys.extensions import db, transaction
+from convene_keys.extensions import db, transaction, write
 from convene_keys.models import ApiKey, AuditEvent, KeyStatus, Member, Organization, Scope, Tool
 from tests import factories as make
 from tests.conftest import Clock
@@ -358,11 +358,13 @@ def test_find_tells_whose_key_it_is(organization: Organization) -> None:
     assert info.value.code == "key_unknown"
 
 
-def test_find_moves_a_key_to_the_newest_pepper(organization: Organization) -> None:
+def test_use_moves_a_key_to_the_newest_pepper(organization: Organization) -> None:
     key, token = make.api_key(organization)
     newest = "a newer pepper of at least 32 characters"
     with transaction() as session:
-        assert keys.find(session, token, [newest, PEPPER]).id == key.id
+        found = keys.find(session, token, [newest, PEPPER])
+        assert found.id == key.id
+        write(session, keys.notes_of_use(found, token, ORIGIN, [newest, PEPPER]))
     db.session.refresh(key)
     assert key.pepper_id == tokens.pepper_id(newest)
     assert key.digest == tokens.digest(token, newest)
@@ -371,43 +373,60 @@ def test_find_moves_a_key_to_the_newest_pepper(organization: Organization) -> No
         keys.find(db.session(), token, PEPPERS)
 
 
-def test_find_needs_the_pepper_that_the_key_names(organization: Organization) -> None:
-    """A digest is worth nothing under a pepper that was taken out of use."""
-    key, token = make.api_key(organization)
-    key.pepper_id = "gone"
-    db.session.commit()
-    with pytest.raises(Unauthenticated):
-        keys.find(db.session(), token, PEPPERS)
-
-
 def test_refusal_tells_why(organization: Organization, hands: Clock) -> None:
     now = clock.now()
-    working, _ = make.api_key(organization, "A", expires_at=now + timedelta(seconds=1))
-    expired, _ = make.api_key(organization, "B", expires_at=now)
-    revoked, _ = make.api_key(organization, "C", expires_at=now, revoked_at=now, released_at=now)
-    assert keys.refusal(working) is None
-    for key, code in ((expired, "key_expired"), (revoked, "key_revoked")):
-        problem = keys.refusal(key)
+    _, working = make.api_key(organization, "A", expires_at=now + timedelta(seconds=1))
+    _, expired = make.api_key(organization, "B", expires_at=now)
+    _, revoked = make.api_key(organization, "C", expires_at=now, revoked_at=now, released_at=now)
+    assert keys.refusal(keys.find(db.session(), working, PEPPERS)) is None
+    for token, code in ((expired, "key_expired"), (revoked, "key_revoked")):
+        problem = keys.refusal(keys.find(db.session(), token, PEPPERS))
         assert problem is not None
         assert (problem.status, problem.code) == (401, code)
 
 
-def test_note_use_keeps_time_address_and_tool(organization: Organization, hands: Clock) -> None:
+def _use(key: ApiKey, token: str, origin: Origin) -> bool:
+    """Note a use as the runner does; whether anything was to be written."""
+    with transaction() as session:
+        notes = keys.notes_of_use(keys.find(session, token, PEPPERS), token, origin, PEPPERS)
+        write(session, notes)
+    db.session.refresh(key)
+    return bool(notes)
+
+
+def test_use_is_noted_with_time_address_and_tool(organization: Organization, hands: Clock) -> None:
     key, token = make.api_key(organization)
-    keys.note_use(key, Origin("2001:db8::1", f"bot {token} " + "x" * 500))
-    db.session.commit()
+    _use(key, token, Origin("2001:db8::1", f"bot {token} " + "x" * 500))
     assert (key.last_used_at, key.last_used_ip) == (clock.now(), "2001:db8::1")
     assert key.last_used_user_agent is not None
     assert token not in key.last_used_user_agent
     assert key.last_used_user_agent.startswith(f"bot {tokens.hint(token)}… xxx")
     assert len(key.last_used_user_agent) == 256
-    keys.note_use(key, Origin())
+    _use(key, token, Origin())
     assert (key.last_used_ip, key.last_used_user_agent) == (None, None)
+
+
+def test_use_is_noted_once_a_minute_but_a_new_place_or_tool_at_once(
+    organization: Organization, hands: Clock
+) -> None:
+    key, token = make.api_key(organization)
+    here, first = Origin("192.0.2.1", "curl/8"), clock.now()
+    assert _use(key, token, here)
+    hands.advance(seconds=59)
+    assert not _use(key, token, here)
+    assert key.last_used_at == first
+    assert _use(key, token, Origin("192.0.2.2", "curl/8"))
+    assert _use(key, token, Origin("192.0.2.2", "wget/1"))
+    assert (key.last_used_at, key.last_used_ip) == (clock.now(), "192.0.2.2")
+    hands.advance(seconds=60)
+    assert _use(key, token, Origin("192.0.2.2", "wget/1"))
+    assert key.last_used_at == clock.now()
 
 
 def _refuse(key_id: int, code: str = "key_revoked") -> None:
     with transaction() as session:
-        keys.note_refusal(session, session.get_one(ApiKey, key_id), ORIGIN, code)
+        of = session.get_one(ApiKey, key_id).organization_id
+        keys.note_refusal(session, of, key_id, ORIGIN, code)
 
 
 def test_refusal_is_recorded_at_most_once_a_minute_with_a_count(

@@ -148,7 +148,7 @@ def test_midnight_is_the_moment_a_day_begins_there() -> None:
 
 # Lists ---------------------------------------------------------------------------------------
 
-LISTS: list[tuple[Callable[..., markets.Page[Any]], dict[str, Any], list[int]]] = [
+LISTS: list[tuple[Callable[..., markets.Page], dict[str, Any], list[int]]] = [
     (markets.list_markets, {}, [1, 2]),
     (markets.list_market_dates, {}, [7, 1, 2, 5, 6, 3, 4]),
     (markets.list_market_dates, {"market_id": 2}, [4]),
@@ -232,11 +232,11 @@ def test_lists_do_not_ask_for_each_row(season: Organization) -> None:
     applications = markets.list_applications(db.session(), season.id)
     dates = markets.list_market_dates(db.session(), season.id)
     db.session.close()  # what is read from now on would fail
-    assert {row.vendor.name for row in page.rows} == {"Green Acre Farm", "50% Bakery"}
-    assert {row.market_date.market.name for row in page.rows} == {"Market 1"}
-    assert {row.market.name for row in applications.rows} == {"Market 1", "Market 2"}
-    assert len({row.vendor.name for row in applications.rows}) == 4
-    assert {row.market.name for row in dates.rows} == {"Market 1", "Market 2"}
+    assert {row.vendor_name for row in page.rows} == {"Green Acre Farm", "50% Bakery"}
+    assert {row.market_name for row in page.rows} == {"Market 1"}
+    assert {row.market_name for row in applications.rows} == {"Market 1", "Market 2"}
+    assert len({row.vendor_name for row in applications.rows}) == 4
+    assert {row.market_name for row in dates.rows} == {"Market 1", "Market 2"}
 
 
 def test_get_finds_nothing_in_another_organization(season: Organization) -> None:

@@ -36,7 +36,9 @@ PAST = datetime(2026, 1, 1, tzinfo=UTC)
 @pytest.fixture
 def event(app: Flask) -> AuditEvent:
     organization = make.organization()
-    event = record(db.session(), Actor.system(organization.id), Action.SAMPLE_DATA_MADE)
+    event = db.session.get_one(
+        AuditEvent, record(db.session(), Actor.system(organization.id), Action.SAMPLE_DATA_MADE)
+    )
     db.session.commit()
     return event
 

@@ -9,8 +9,9 @@ import pytest
 from flask import Flask
 from pydantic import BaseModel
 from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
 
-from convene_keys import clock, operations, tokens
+from convene_keys import audit, clock, operations, tokens
 from convene_keys import schemas as s
 from convene_keys.audit import Actor, Origin
 from convene_keys.errors import (
@@ -328,24 +329,34 @@ def test_crash_that_cannot_be_recorded_is_logged_and_raised(
     def away(*_: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(operations, "record", away)
+    monkeypatch.setattr(audit, "event", away)
     with caplog.at_level(logging.ERROR), pytest.raises(OSError, match="the disk is full"):
         _run(APPROVE, secret, id=1)
     assert "a failed call could not be recorded" in caplog.text
     assert db.session.get_one(Booking, (organization.id, 1)).status == "pending"
 
 
-def test_no_event_no_answer(
-    organization: Organization, secret: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unable(*_: object, **__: object) -> None:
-        raise Problem("The log is full.", code="log_full")
+FULL = {
+    "sqlite": [
+        """CREATE TRIGGER full_log BEFORE INSERT ON audit_event
+        BEGIN SELECT RAISE(ABORT, 'the log is full'); END"""
+    ],
+    "postgresql": [
+        """CREATE FUNCTION full_log() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'the log is full'; END $$""",
+        """CREATE TRIGGER full_log BEFORE INSERT ON audit_event
+        FOR EACH ROW EXECUTE FUNCTION full_log()""",
+    ],
+}
 
-    monkeypatch.setattr(operations, "record", unable)
+
+def test_no_event_no_answer_and_no_change(organization: Organization, secret: str) -> None:
+    for statement in FULL[db.engine.dialect.name]:
+        db.session.execute(text(statement))
+    db.session.commit()
     for operation in (APPROVE, BY_NAME["get_booking"]):
-        with pytest.raises(Problem) as info:
+        with pytest.raises(DBAPIError, match="the log is full"):
             _run(operation, secret, id=1)
-        assert info.value.code == "log_full"
     assert db.session.get_one(Booking, (organization.id, 1)).status == "pending"
 
 

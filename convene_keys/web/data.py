@@ -74,7 +74,7 @@ class Area:
     model: type[Booking] | type[VendorApplication]
     statuses: type[StrEnum]
     filters: type[BookingFilters] | type[ApplicationFilters]
-    rows: Callable[..., markets.Page[Any]]
+    rows: Callable[..., markets.Page]
     counts: Callable[..., dict[str, int]]
     columns: tuple[str, ...]
 
@@ -259,7 +259,7 @@ def _choices(area: Area) -> list[tuple[int, str]]:
     since = markets.today(organization) - DATES_FROM
     dates = markets.list_market_dates(session, organization.id, since=since, limit=DATES_SHOWN)
     return [
-        (row.id, f"{row.date:%a} {row.date.day} {row.date:%b %Y}, {row.market.name}")
+        (row.id, f"{row.date:%a} {row.date.day} {row.date:%b %Y}, {row.market_name}")
         for row in dates.rows
         if row.status != MarketDateStatus.DRAFT
     ]
@@ -286,7 +286,7 @@ def _change(
         return _list(area, filters, conflict.status)
     row = _get(area, number)
     return done(
-        f"{area.noun.capitalize()} {number} of {row.vendor.name} {said}.",
+        f"{area.noun.capitalize()} {number} of {row.vendor_name} {said}.",
         url_for(area.endpoint, **filters.query()),
         "data/_changed.html",
         row=row,

@@ -598,23 +598,6 @@ def test_forwarded_address_counts_as_far_as_proxies_are_trusted(
         db.engine.dispose()
 
 
-def test_database_that_is_away_is_answered_503(
-    client: Browser, key: tuple[ApiKey, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from sqlalchemy.exc import OperationalError
-
-    from convene_keys import operations
-
-    def away() -> None:
-        raise OperationalError("SELECT 1", {}, Exception("connection refused"))
-
-    monkeypatch.setattr(operations, "transaction", away)
-    answer = Caller(client, key[1])("GET", "/me", 503)
-    assert answer.headers["Retry-After"] == "5"
-    assert answer.json["code"] == "unavailable"
-    assert "refused" not in answer.text
-
-
 def test_times_follow_rfc_3339_whatever_the_time_zone(
     call: Caller, organization: Organization, hands: Clock
 ) -> None:
