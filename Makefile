@@ -1,6 +1,6 @@
 # Convene Keys: `make` or `make help` lists what there is to do.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint
+.PHONY: help install run demo test lint bench
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
@@ -46,6 +46,14 @@ lint: .venv/tests ## Check style, types, layers and templates; changes nothing
 	$(BIN)/lint-imports
 	$(BIN)/djlint templates --check --quiet
 	$(BIN)/djlint templates --lint --quiet
+
+bench: .venv/runtime .venv-bench/ready ## Measure a key's call against two yardsticks
+	@$(BIN)/python bench/run.py
+
+.venv-bench/ready: bench/requirements.txt
+	@"$(PYTHON)" -m venv --clear .venv-bench
+	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes -r bench/requirements.txt
+	@touch $@
 
 .venv/bin/python:
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer with its venv module is needed, for example: apt-get install python3 python3-venv" >&2; exit 1; fi
