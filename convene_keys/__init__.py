@@ -35,6 +35,8 @@ def create_app(environ: Mapping[str, str] | None = None) -> Flask:
         SETTINGS=settings,
         SECRET_KEY=settings.secret_key,
         SQLALCHEMY_DATABASE_URI=settings.database_url,
+        # A server may have gone since the connection was last used; a file has not.
+        SQLALCHEMY_ENGINE_OPTIONS={"pool_pre_ping": not settings.database_url.startswith("sqlite")},
         MAX_CONTENT_LENGTH=FORM_MAX,
         MAX_FORM_MEMORY_SIZE=FORM_MAX,
         MAX_FORM_PARTS=100,

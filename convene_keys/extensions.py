@@ -32,9 +32,7 @@ class Base(DeclarativeBase):
 
 
 # Parameters stay out of SQLAlchemy's messages: they may be personal data or digests.
-db = SQLAlchemy(
-    metadata=Base.metadata, engine_options={"hide_parameters": True, "pool_pre_ping": True}
-)
+db = SQLAlchemy(metadata=Base.metadata, engine_options={"hide_parameters": True})
 login = LoginManager()
 csrf = CSRFProtect()
 htmx = Htmx()
