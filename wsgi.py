@@ -1,5 +1,6 @@
 """What gunicorn and `flask --app wsgi` start."""
 
+import os
 import sys
 
 from convene_keys import create_app, logs
@@ -7,6 +8,6 @@ from convene_keys.config import ConfigError
 
 logs.configure()
 try:
-    app = create_app()
+    app = create_app(commands=os.environ.get("FLASK_RUN_FROM_CLI") == "true")
 except ConfigError as error:
     sys.exit(str(error))

@@ -10,7 +10,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from flask_login import LoginManager
-from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
 from htmx_flask import Htmx
@@ -36,7 +35,6 @@ db = SQLAlchemy(metadata=Base.metadata, engine_options={"hide_parameters": True}
 login = LoginManager()
 csrf = CSRFProtect()
 htmx = Htmx()
-migrate = Migrate()
 
 
 @contextmanager

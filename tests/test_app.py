@@ -1,10 +1,13 @@
 """How the application is put together."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 from convene_keys import create_app
 from convene_keys.extensions import db
 from tests.databases import environ
+from tests.servers import ROOT
 
 
 def test_a_new_sqlite_database_is_its_owners_alone(tmp_path: Path) -> None:
@@ -17,3 +20,16 @@ def test_a_new_sqlite_database_is_its_owners_alone(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o077 for file in path.parent.iterdir()} == {0}
+
+
+def test_a_server_loads_neither_commands_nor_migrations(tmp_path: Path) -> None:
+    code = "import sys, wsgi; print(sorted({'alembic', 'zxcvbn', 'psycopg'} & set(sys.modules)))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environ(f"sqlite:///{tmp_path}/keys.db"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert loaded.stdout.strip() == "[]"

@@ -1,11 +1,18 @@
 """The `flask --app wsgi …` commands: for whoever hosts the product, and for its own Makefile."""
 
+from pathlib import Path
+
 from flask import Flask
+from flask_migrate import Migrate
 
 from convene_keys.cli import audit, demo, doctor, keys, organizations
+from convene_keys.extensions import db
+
+MIGRATIONS = Path(__file__).resolve().parent.parent.parent / "migrations"
 
 
 def init_app(app: Flask) -> None:
+    Migrate(app, db, directory=str(MIGRATIONS))
     for command in (
         organizations.organization,
         organizations.member,
