@@ -11,7 +11,7 @@ from datetime import date as calendar_date
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import BigInteger, ColumnElement, Select, Table, func, literal, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Row, Select, Table, func, literal, select, tuple_
 from sqlalchemy.orm import Session
 
 from convene_keys import clock
@@ -31,7 +31,7 @@ from convene_keys.models import (
 )
 from convene_keys.names import fold
 
-Row = TypeVar("Row", bound=Numbered)
+Kind = TypeVar("Kind", Booking, VendorApplication)
 REMIND_EVERY = timedelta(hours=24)
 
 
@@ -186,20 +186,30 @@ def count_bookings(
     return _counts(session, _BOOKINGS, organization_id, wanted)
 
 
-def get(
-    session: Session,
-    model: type[Row],
-    organization_id: int,
-    number: int,
-    name: str,
-    *,
-    lock: bool = False,
-) -> Row:
-    """One row of the organization. Raises `NotFound` for any other, another organization's too."""
-    query = select(model).where(model.organization_id == organization_id, model.id == number)
-    row = session.scalar(query.with_for_update() if lock else query)
+def look(session: Session, model: type[Numbered], organization_id: int, number: int) -> Row[Any]:
+    """One row of the organization, with the columns that a list has.
+
+    Raises `NotFound` for any other, another organization's too.
+    """
+    session.flush()
+    listing = _LISTINGS[model]
+    table = listing.table
+    query = listing.query.where(table.c.organization_id == organization_id, table.c.id == number)
+    row = session.connection().execute(query).first()
     if row is None:
-        raise NotFound(f"There is no {name} {number}.")
+        raise NotFound(f"There is no {listing.noun} {number}.")
+    return row
+
+
+def get(session: Session, model: type[Kind], organization_id: int, number: int) -> Kind:
+    """The organization's own, to change it; nobody else does meanwhile. Raises as `look` does."""
+    row = session.scalar(
+        select(model)
+        .where(model.organization_id == organization_id, model.id == number)
+        .with_for_update()
+    )
+    if row is None:
+        raise NotFound(f"There is no {_LISTINGS[model].noun} {number}.")
     return row
 
 
@@ -281,6 +291,7 @@ def midnight(day: calendar_date, timezone: str) -> datetime:
 class _Listing:
     """How rows of a table are listed: with which columns, and in which order."""
 
+    noun: str
     table: Table
     query: Select[*tuple[Any, ...]]
     order: tuple[ColumnElement[Any], ...]
@@ -294,12 +305,16 @@ _markets, _dates, _vendors, _applications, _bookings = (
 _MARKET = _markets.c.name.label("market_name")
 _VENDOR = (_vendors.c.name.label("vendor_name"), _vendors.c.category.label("vendor_category"))
 
-_MARKETS = _Listing(_markets, select(_markets), (_markets.c.id,))
+_MARKETS = _Listing("market", _markets, select(_markets), (_markets.c.id,))
 _MARKET_DATES = _Listing(
-    _dates, select(_dates, _MARKET).join_from(_dates, _markets), (_dates.c.date, _dates.c.id)
+    "market date",
+    _dates,
+    select(_dates, _MARKET).join_from(_dates, _markets),
+    (_dates.c.date, _dates.c.id),
 )
-_VENDORS = _Listing(_vendors, select(_vendors), (_vendors.c.id,))
+_VENDORS = _Listing("vendor", _vendors, select(_vendors), (_vendors.c.id,))
 _APPLICATIONS = _Listing(
+    "application",
     _applications,
     select(_applications, _MARKET, *_VENDOR)
     .join_from(_applications, _markets)
@@ -308,6 +323,7 @@ _APPLICATIONS = _Listing(
     newest_first=True,
 )
 _BOOKINGS = _Listing(
+    "booking",
     _bookings,
     select(_bookings, _dates.c.date, _dates.c.market_id, _MARKET, *_VENDOR)
     .join_from(_bookings, _dates)
@@ -316,6 +332,13 @@ _BOOKINGS = _Listing(
     (_bookings.c.id,),
     newest_first=True,
 )
+_LISTINGS: dict[type[Numbered], _Listing] = {
+    Market: _MARKETS,
+    MarketDate: _MARKET_DATES,
+    Vendor: _VENDORS,
+    VendorApplication: _APPLICATIONS,
+    Booking: _BOOKINGS,
+}
 
 
 def _equal(*wanted: tuple[ColumnElement[Any], object]) -> list[ColumnElement[bool]]:

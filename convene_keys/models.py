@@ -354,10 +354,6 @@ class MarketDate(Numbered, Base):
 
     market: Mapped[Market] = relationship(viewonly=True)
 
-    @property
-    def market_name(self) -> str:
-        return self.market.name
-
 
 class Vendor(Numbered, Base):
     __tablename__ = "vendor"
@@ -396,17 +392,6 @@ class VendorApplication(Numbered, Base):
     market: Mapped[Market] = relationship(viewonly=True)
     vendor: Mapped[Vendor] = relationship(viewonly=True)
 
-    # Named as in a listed row, so that both are shown alike.
-    market_name = MarketDate.market_name
-
-    @property
-    def vendor_name(self) -> str:
-        return self.vendor.name
-
-    @property
-    def vendor_category(self) -> str:
-        return self.vendor.category
-
 
 class Booking(Numbered, Base):
     """A vendor's stall on one market date. `amount` in minor units of `currency`."""
@@ -436,18 +421,3 @@ class Booking(Numbered, Base):
 
     market_date: Mapped[MarketDate] = relationship(viewonly=True)
     vendor: Mapped[Vendor] = relationship(viewonly=True)
-
-    vendor_name = VendorApplication.vendor_name
-    vendor_category = VendorApplication.vendor_category
-
-    @property
-    def date(self) -> calendar_date:
-        return self.market_date.date
-
-    @property
-    def market_id(self) -> int:
-        return self.market_date.market_id
-
-    @property
-    def market_name(self) -> str:
-        return self.market_date.market_name

@@ -317,14 +317,16 @@ def _listing(
     return handler
 
 
-def _showing(
-    model: type[Any], output: type[BaseModel], noun: str
-) -> Callable[[Call, s.One], BaseModel]:
+def _showing(model: type[Any], output: type[BaseModel]) -> Callable[[Call, s.One], BaseModel]:
     def handler(call: Call, wanted: s.One) -> BaseModel:
-        row = markets.get(call.session, model, call.actor.organization_id, wanted.id, noun)
+        row = markets.look(call.session, model, call.organization.id, wanted.id)
         return output.model_validate(row)
 
     return handler
+
+
+_show_booking = _showing(Booking, s.BookingOut)
+_show_application = _showing(VendorApplication, s.ApplicationOut)
 
 
 def _deciding(status: BookingStatus) -> Callable[[Call, s.One], BaseModel]:
@@ -335,7 +337,7 @@ def _deciding(status: BookingStatus) -> Callable[[Call, s.One], BaseModel]:
         call.detail |= {"before": before, "changed": changed}
         if reason:
             call.detail["reason"] = reason
-        return s.BookingOut.model_validate(booking)
+        return _show_booking(call, wanted)
 
     return handler
 
@@ -343,7 +345,7 @@ def _deciding(status: BookingStatus) -> Callable[[Call, s.One], BaseModel]:
 def _mark_paid(call: Call, wanted: s.One) -> BaseModel:
     booking = _booking_of(call, wanted)
     call.detail["changed"] = markets.mark_paid(booking)
-    return s.BookingOut.model_validate(booking)
+    return _show_booking(call, wanted)
 
 
 def _update_application(call: Call, wanted: s.ApplicationUpdate) -> BaseModel:
@@ -351,13 +353,13 @@ def _update_application(call: Call, wanted: s.ApplicationUpdate) -> BaseModel:
     before = application.status
     changed = markets.update_application(application, ApplicationStatus(wanted.status), wanted.note)
     call.detail |= {"before": before, "after": wanted.status, "changed": changed}
-    return s.ApplicationOut.model_validate(application)
+    return _show_application(call, wanted)
 
 
 def _remind_application(call: Call, wanted: s.One) -> BaseModel:
     application = _application_of(call, wanted)
     markets.remind_application(application)
-    return s.ApplicationOut.model_validate(application)
+    return _show_application(call, wanted)
 
 
 def _list_events(call: Call, wanted: s.ListEvents) -> BaseModel:
@@ -376,14 +378,11 @@ def _list_events(call: Call, wanted: s.ListEvents) -> BaseModel:
 
 
 def _booking_of(call: Call, wanted: s.One) -> Booking:
-    return markets.get(call.session, Booking, call.organization.id, wanted.id, "booking", lock=True)
+    return markets.get(call.session, Booking, call.organization.id, wanted.id)
 
 
 def _application_of(call: Call, wanted: s.One) -> VendorApplication:
-    organization_id = call.organization.id
-    return markets.get(
-        call.session, VendorApplication, organization_id, wanted.id, "application", lock=True
-    )
+    return markets.get(call.session, VendorApplication, call.organization.id, wanted.id)
 
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -409,7 +408,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "get_market", "GET", "/markets/{id}", Action.MARKET_VIEWED,
         "Get a market",
         "One market.",
-        s.One, s.MarketOut, _showing(Market, s.MarketOut, "market"), "market",
+        s.One, s.MarketOut, _showing(Market, s.MarketOut), "market",
     ),
     Operation(
         "list_market_dates", "GET", "/market_dates", Action.MARKET_DATE_LISTED,
@@ -422,7 +421,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "get_market_date", "GET", "/market_dates/{id}", Action.MARKET_DATE_VIEWED,
         "Get a market date",
         "One market date.",
-        s.One, s.MarketDateOut, _showing(MarketDate, s.MarketDateOut, "market date"), "market date",
+        s.One, s.MarketDateOut, _showing(MarketDate, s.MarketDateOut), "market date",
     ),
     Operation(
         "list_vendors", "GET", "/vendors", Action.VENDOR_LISTED,
@@ -434,7 +433,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "get_vendor", "GET", "/vendors/{id}", Action.VENDOR_VIEWED,
         "Get a vendor",
         "One vendor, with how to reach them.",
-        s.One, s.VendorOut, _showing(Vendor, s.VendorOut, "vendor"), "vendor",
+        s.One, s.VendorOut, _showing(Vendor, s.VendorOut), "vendor",
     ),
     Operation(
         "list_vendor_applications", "GET", "/vendor_applications", Action.APPLICATION_LISTED,
@@ -448,7 +447,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Get a vendor application",
         "One application, with the vendor's message and the team's note.",
         s.One, s.ApplicationOut,
-        _showing(VendorApplication, s.ApplicationOut, "application"), "application",
+        _show_application, "application",
     ),
     Operation(
         "update_vendor_application", "PATCH", "/vendor_applications/{id}",
@@ -474,7 +473,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "get_booking", "GET", "/bookings/{id}", Action.BOOKING_VIEWED,
         "Get a booking",
         "One booking of a stall.",
-        s.One, s.BookingOut, _showing(Booking, s.BookingOut, "booking"), "booking",
+        s.One, s.BookingOut, _show_booking, "booking",
     ),
     Operation(
         "approve_booking", "POST", "/bookings/{id}/approve", Action.BOOKING_APPROVED,

@@ -240,11 +240,11 @@ def test_lists_do_not_ask_for_each_row(season: Organization) -> None:
 
 
 def test_get_finds_nothing_in_another_organization(season: Organization) -> None:
-    assert markets.get(db.session(), Booking, season.id, 12, "booking").id == 12
+    assert markets.get(db.session(), Booking, season.id, 12).id == 12
     other = make.organization()
     for organization, number in ((other, 12), (season, 13), (season, 0)):
         with pytest.raises(NotFound, match=f"There is no booking {number}"):
-            markets.get(db.session(), Booking, organization.id, number, "booking")
+            markets.get(db.session(), Booking, organization.id, number)
 
 
 # States --------------------------------------------------------------------------------------

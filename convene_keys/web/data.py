@@ -325,11 +325,9 @@ def _deciding(number: int) -> Question:
 
 def _get(area: Area, number: int) -> Any:
     """The organization's row. Raises `NotFound`."""
-    key = (current_user.organization.id, number)
-    row = db.session.get(area.model, key) if number <= NUMBER_MAX else None
-    if row is None:
+    if number > NUMBER_MAX:
         raise NotFound(f"There is no {area.noun} {number}.")
-    return row
+    return markets.look(db.session(), area.model, current_user.organization.id, number)
 
 
 def _filters(area: Area) -> Filters:
