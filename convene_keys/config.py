@@ -8,12 +8,24 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 T = TypeVar("T")
 
 SECRET_MIN = 32
 INSTANCE_PATH = Path(__file__).resolve().parent.parent / "instance"
+POSTGRESQL_EXAMPLE = (
+    "postgresql+psycopg://user:password@host-a,host-b/convene?target_session_attrs=read-write"
+)
+# A host that is gone must not hold a request: without these, for minutes (libpq, "Parameter Key
+# Words"). Seconds, but tcp_user_timeout in milliseconds.
+POSTGRESQL_OPTIONS = {
+    "target_session_attrs": "read-write",
+    "connect_timeout": "3",
+    "tcp_user_timeout": "5000",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+}
 
 
 class ConfigError(Exception):
@@ -109,25 +121,62 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 _port = _whole(1, 65_535)
 
 
+def database_url(value: str, name: str = "DATABASE_URL") -> str:
+    """`value` in full. Raises `ConfigError` about `name` when it names no database to use."""
+    return _Reader({name: value})(name, _database_url, "")
+
+
 def _database_url(value: str) -> str:
-    bad = _Bad(
-        "must name an SQLite file or a PostgreSQL database",
-        "postgresql+psycopg://user:password@host/convene",
-    )
     value = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", value)
     if value.startswith("sqlite:///"):
         # Workers are processes of their own: a database in memory would be another one in each.
         if value.removeprefix("sqlite:///") in ("", ":memory:") or "mode=memory" in value:
-            raise _Bad("must be a file, a database in memory is not shared", bad.example)
+            raise _Bad("must be a file, a database in memory is not shared", POSTGRESQL_EXAMPLE)
         path, mark, query = value.removeprefix("sqlite:///").partition("?")
         return f"sqlite:///{Path(path).absolute()}{mark}{query}"
     try:
-        urlsplit(value).port  # noqa: B018  raises when it is no port
+        return _postgresql_url(value)
     except ValueError:
-        raise bad from None
-    if not re.match(r"^postgresql\+psycopg://.+/.+", value):
-        raise bad
-    return value
+        raise _Bad(
+            "must name an SQLite file or a PostgreSQL database", POSTGRESQL_EXAMPLE
+        ) from None
+
+
+def _postgresql_url(value: str) -> str:
+    """The address with its hosts as `host=a,b&port=1,2`, and with the options that are not given.
+
+    Hosts may stand before the database, `a:1,b:2` as in libpq's own addresses, or in the query, one
+    by one as SQLAlchemy wants them or together. Raises `ValueError`, or `_Bad` about an option.
+    """
+    from psycopg.pq import Conninfo  # only now: SQLite does without it
+
+    parts = urlsplit(value)
+    login, at, authority = parts.netloc.rpartition("@")
+    query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    given = ",".join(query.pop("host", [authority])).split(",")
+    found = [re.fullmatch(r"(?:\[([0-9a-f:.]+)]|([^:[\]]*))(?::([0-9]+))?", host) for host in given]
+    hosts = [(host[1] or host[2], host[3] or "") for host in found if host]
+    ports = ",".join(query.pop("port", [port for _, port in hosts])).split(",")
+    if (
+        not re.fullmatch(r"postgresql\+psycopg:/[^/]+", f"{parts.scheme}:{parts.path}")
+        or parts.fragment
+        or len(hosts) < len(given)
+        or (len(hosts) > 1 and not all(host for host, _ in hosts))
+        or len(ports) not in (1, len(hosts))
+        or any(port not in ("", ports[n % len(ports)]) for n, (_, port) in enumerate(hosts))
+        or not all(1 <= int(port or 5432) <= 65_535 for port in ports)
+    ):
+        raise ValueError
+    options = POSTGRESQL_OPTIONS | {name: values[-1] for name, values in query.items()}
+    if options["target_session_attrs"] not in ("read-write", "primary", "any"):
+        raise _Bad("must look for a server that takes changes", POSTGRESQL_EXAMPLE)
+    if not re.fullmatch("[1-9][0-9]{0,2}", options["connect_timeout"]):
+        raise _Bad("must have a connect_timeout from 1 to 999 seconds", POSTGRESQL_EXAMPLE)
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    if unknown := options.keys() - known:
+        raise _Bad(f"must not have the option {min(unknown)!r}", POSTGRESQL_EXAMPLE)
+    where = {"host": ",".join(host for host, _ in hosts), "port": ",".join(ports)}
+    return f"{parts.scheme}://{login}{at}{parts.path}?{urlencode(where | options, safe='/,:')}"
 
 
 def _base_url(value: str) -> str:

@@ -7,6 +7,7 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -33,11 +34,29 @@ def test_defaults(tmp_path: Path) -> None:
     assert settings.secure is False
 
 
+OPTIONS = urlencode(config.POSTGRESQL_OPTIONS)
 GOOD: list[tuple[str, str, str, Any]] = [
     ("DATABASE_URL", "sqlite:////tmp/a.db", "database_url", "sqlite:////tmp/a.db"),
-    ("DATABASE_URL", "postgres://u:p@h/d", "database_url", "postgresql+psycopg://u:p@h/d"),
-    ("DATABASE_URL", "postgresql://h:5433/d", "database_url", "postgresql+psycopg://h:5433/d"),
-    ("DATABASE_URL", "postgresql+psycopg://h/d", "database_url", "postgresql+psycopg://h/d"),
+    *(
+        ("DATABASE_URL", given, "database_url", f"postgresql+psycopg://{full}")
+        for given, full in {
+            "postgres://u:p@h/d": f"u:p@/d?host=h&port=&{OPTIONS}",
+            "postgresql://h:5433/d": f"/d?host=h&port=5433&{OPTIONS}",
+            "postgresql+psycopg:///d": f"/d?host=&port=&{OPTIONS}",
+            "postgresql://u:p%40@[::1]:5433/d": f"u:p%40@/d?host=::1&port=5433&{OPTIONS}",
+            "postgresql://u@/d?host=/run/pg": f"u@/d?host=/run/pg&port=&{OPTIONS}",
+            # Several hosts, as libpq, SQLAlchemy and people write them.
+            "postgresql://u:p@a:1,b/d": f"u:p@/d?host=a,b&port=1,&{OPTIONS}",
+            "postgresql://u:p@/d?host=a:1,b:2": f"u:p@/d?host=a,b&port=1,2&{OPTIONS}",
+            "postgresql://u:p@/d?host=a:1&host=b:2": f"u:p@/d?host=a,b&port=1,2&{OPTIONS}",
+            "postgresql://u:p@/d?host=a,b&port=1,2": f"u:p@/d?host=a,b&port=1,2&{OPTIONS}",
+            "postgresql://a,b/d?port=6432": f"/d?host=a,b&port=6432&{OPTIONS}",
+            "postgresql://h/d?target_session_attrs=primary&connect_timeout=9&sslmode=require": (
+                "/d?host=h&port=&target_session_attrs=primary&connect_timeout=9"
+                "&tcp_user_timeout=5000&keepalives_idle=5&keepalives_interval=2&sslmode=require"
+            ),
+        }.items()
+    ),
     ("SECRET_KEY", "k" * 32, "secret_key", "k" * 32),
     ("KEY_PEPPER", "p" * 32, "key_peppers", ("p" * 32,)),
     ("KEY_PEPPER", f"{'n' * 32}, {'o' * 40}", "key_peppers", ("n" * 32, "o" * 40)),
@@ -80,6 +99,24 @@ BAD = [
     ("DATABASE_URL", "postgresql://host"),
     ("DATABASE_URL", "postgresql://host:port/d"),
     ("DATABASE_URL", "postgresql://[::1/d"),
+    ("DATABASE_URL", "postgresql:///"),
+    ("DATABASE_URL", "postgresql://h/d/e"),
+    ("DATABASE_URL", "postgresql://u:p/w@h/d"),
+    ("DATABASE_URL", "postgresql://u:p#w@h/d"),
+    ("DATABASE_URL", "postgresql://h/d#e"),
+    ("DATABASE_URL", "postgresql://h:0/d"),
+    ("DATABASE_URL", "postgresql://a:1,b:99999/d"),
+    ("DATABASE_URL", "postgresql://a,,b/d"),
+    ("DATABASE_URL", "postgresql:///d?host=a&host="),
+    ("DATABASE_URL", "postgresql:///d?host=a:1,b:2&port=3"),
+    ("DATABASE_URL", "postgresql:///d?host=a,b&port=1,2,3"),
+    ("DATABASE_URL", "postgresql:///d?host=a,b&port=1,x"),
+    ("DATABASE_URL", "postgresql:///d?host"),
+    ("DATABASE_URL", "postgresql://a,b/d?target_session_attrs=read-only"),
+    ("DATABASE_URL", "postgresql://a,b/d?target_session_attrs=writable"),
+    ("DATABASE_URL", "postgresql://h/d?connect_timeout=soon"),
+    ("DATABASE_URL", "postgresql://h/d?connect_timeout=0"),
+    ("DATABASE_URL", "postgresql://h/d?ssl=true"),
     ("DATABASE_URL", "/var/a.db"),
     ("SECRET_KEY", "short"),
     ("KEY_PEPPER", "short"),
