@@ -49,18 +49,13 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
         WTF_CSRF_TIME_LIMIT=None,  # a form left open over lunch is still good; a session ends
         WTF_CSRF_SSL_STRICT=True,
     )
-    if settings.database_url.startswith("sqlite:///"):
-        path = Path(settings.database_url.removeprefix("sqlite:///").partition("?")[0])
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.touch(mode=0o600)  # what SQLite puts beside it is no more open than this
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
 
     db.init_app(app)
     with app.app_context():
-        if db.engine.dialect.name == "sqlite":
-            prepare_sqlite(db.engine)
+        prepare_sqlite(db.engine)
     app.before_request(access.guard)  # before the CSRF check: who are you comes first
     login.init_app(app)
     csrf.init_app(app)

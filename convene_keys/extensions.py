@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -175,7 +176,15 @@ def serialize(session: Session, name: str) -> None:
 
 
 def prepare_sqlite(engine: Engine) -> None:
-    """Durable, strict SQLite whose transactions begin where SQLAlchemy says so."""
+    """Durable, strict SQLite whose transactions begin where SQLAlchemy says so, if it is SQLite.
+
+    The file is made when it is not there yet, for its owner alone.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    path = Path(engine.url.database or "")
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.touch(mode=0o600)  # what SQLite puts beside it is no more open than this
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: object) -> None:

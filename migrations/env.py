@@ -1,4 +1,6 @@
-"""Alembic's environment: the application's own engine and models."""
+"""Alembic's environment: the application's own models, on its engine or a connection handed in."""
+
+from contextlib import nullcontext
 
 from alembic import context
 from flask import current_app
@@ -10,8 +12,8 @@ def run() -> None:
     if context.is_offline_mode():
         raise SystemExit("Migrations need a database to run on; SQL scripts are not made.")
     arguments = current_app.extensions["migrate"].configure_args
-    connectable = context.config.attributes.get("connection") or db.engine
-    with connectable.connect() as connection:
+    given = context.config.attributes.get("connection")
+    with nullcontext(given) if given else db.engine.connect() as connection:
         connection = connection.execution_options(sqlite_begin="IMMEDIATE")
         context.configure(connection=connection, target_metadata=Base.metadata, **arguments)
         with context.begin_transaction():

