@@ -89,16 +89,20 @@ class Postgres:
         return done.stdout
 
     def base_backup(self, folder: Path, *options: str) -> None:
-        """A copy of the whole running server in `folder`/data, to start as another one."""
+        """A verified copy of the whole running server in `folder`/data, to start as another one."""
         folder.mkdir()
         if self._server.system_user:
             shutil.chown(folder, self._server.system_user)
+        copy = folder / "data"
         self.tool(
-            *("pg_basebackup", "--pgdata", f"{folder}/data", "--checkpoint=fast"),
+            *("pg_basebackup", "--pgdata", str(copy), "--checkpoint=fast"),
             *("--host", self.host, "--username", "postgres", *options),
         )
+        self.tool("pg_verifybackup", str(copy))
+        for name in ("log", ".handle_pids.json", ".s.PGSQL.5432.lock"):  # the tests' own, not data
+            (copy / name).unlink(missing_ok=True)
 
-    def set(self, **settings: str) -> None:
+    def configure(self, **settings: str) -> None:
         for name, value in settings.items():
             self._run(f"ALTER SYSTEM SET {name} = '{value}'")
         self._run("SELECT pg_reload_conf()")

@@ -1,11 +1,14 @@
 """The product as it runs in earnest: gunicorn, several workers, a database on disk."""
 
 import http.client
+import itertools
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -48,6 +51,7 @@ class Server:
                 env=self._environ,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         end = time.monotonic() + 30
         while not self._ready():
@@ -64,6 +68,10 @@ class Server:
     ) -> None:
         self._process.terminate()
         self._process.wait(timeout=30)
+
+    def kill(self) -> None:
+        """End all of it at once, as if the machine had lost its power."""
+        os.killpg(self._process.pid, signal.SIGKILL)
 
     def _ready(self) -> bool:
         try:
@@ -118,3 +126,58 @@ class Visitor:
             for name, morsel in SimpleCookie(header).items():
                 self._cookies[name] = morsel.value
         return answer.status, text
+
+
+class Load:
+    """Clients that call the API without a pause, and what became of their calls."""
+
+    def __init__(self, port: int, token: str, clients: int = 4) -> None:
+        self.acknowledged: set[str] = set()  # the request ids of calls that were answered with 200
+        self.refused: set[tuple[int, str | None]] = set()  # status and Retry-After of the others
+        self._port, self._token = port, token
+        self._news = threading.Condition()
+        self._over = threading.Event()
+        self._clients = [threading.Thread(target=self._call, daemon=True) for _ in range(clients)]
+
+    def __enter__(self) -> Self:
+        for client in self._clients:
+            client.start()
+        self.go_on()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for client in self._clients:
+            client.join(timeout=60)
+            assert not client.is_alive()
+
+    def go_on(self, calls: int = 25) -> set[str]:
+        """Wait until `calls` more have been acknowledged; return all of them so far."""
+        with self._news:
+            goal = len(self.acknowledged) + calls
+            assert self._news.wait_for(lambda: len(self.acknowledged) >= goal, timeout=60)
+            return set(self.acknowledged)
+
+    def _call(self) -> None:
+        while not self._over.is_set():
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+            try:
+                for method, path in itertools.cycle(
+                    [("GET", "bookings?limit=1"), ("POST", "bookings/1/approve")]
+                ):
+                    headers = {"Authorization": f"Bearer {self._token}"}
+                    connection.request(method, f"/api/v1/admin/{path}", headers=headers)
+                    answer = connection.getresponse()
+                    answer.read()
+                    with self._news:
+                        if answer.status == 200:
+                            self.acknowledged.add(answer.headers["X-Request-Id"])
+                        else:
+                            self.refused.add((answer.status, answer.headers["Retry-After"]))
+                        self._news.notify_all()
+                    if self._over.is_set():
+                        break
+            except (OSError, http.client.HTTPException):
+                self._over.wait(0.02)  # the server is gone, or its worker has served its share
+            finally:
+                connection.close()

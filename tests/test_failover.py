@@ -1,0 +1,96 @@
+"""Two PostgreSQL servers, one a standby: who is asked, and what happens when the first is lost."""
+
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from convene_keys import create_app
+from convene_keys.extensions import db
+from convene_keys.models import AuditEvent
+from tests import factories as make
+from tests.conftest import wait_for
+from tests.databases import Postgres, environ
+from tests.servers import Load, Server
+
+BACK_WITHIN = 5  # seconds from when the database is there
+
+
+@pytest.fixture
+def pair(postgres: Postgres) -> Iterator[tuple[Postgres, Postgres, str]]:
+    """A primary and its synchronous standby, and the name of a database on both."""
+    name = postgres.create()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="postgres-")))
+        folder.chmod(0o755)
+        postgres.base_backup(folder / "a")
+        primary = stack.enter_context(Postgres(str(folder / "a")))
+        # The standby must be back before a change is acknowledged; by itself it looks every 5 s.
+        primary.configure(synchronous_commit="on", wal_retrieve_retry_interval="200ms")
+        primary.base_backup(folder / "b", "--write-recovery-conf")
+        standby = stack.enter_context(Postgres(str(folder / "b")))
+        primary.configure(synchronous_standby_names="*")
+        yield primary, standby, name
+    postgres.drop(name)
+
+
+def test_service_returns_by_itself_after_a_restart_and_a_promotion(
+    pair: tuple[Postgres, Postgres, str], tmp_path: Path
+) -> None:
+    primary, standby, name = pair
+    hosts = f"host={standby.host}:5432,{primary.host}:5432&target_session_attrs=read-write"
+    url = f"postgresql://postgres@/{name}?{hosts}"
+    app = create_app(environ(url))
+    with app.app_context():
+        of = make.organization()
+        make.market_data(of)
+        token = make.api_key(of)[1]
+        db.session.remove()
+
+        waits = []
+        with Server(url, tmp_path / "server.log") as server, Load(server.port, token) as load:
+            for come_back in (primary.start, standby.promote):
+                load.go_on()
+                load.refused.clear()
+                primary.crash()
+                wait_for(lambda: load.refused)
+                come_back()
+                there = time.monotonic()
+                load.go_on(1)
+                waits.append(time.monotonic() - there)
+                assert load.refused == {(503, "5")}
+            acknowledged = load.go_on()
+
+        assert max(waits) < BACK_WITHIN
+        recorded = set(db.session.scalars(select(AuditEvent.request_id)))
+        assert acknowledged - recorded == set()
+        db.session.remove()
+        db.engine.dispose()
+
+
+def test_a_standby_alone_is_like_no_database(pair: tuple[Postgres, Postgres, str]) -> None:
+    _, standby, name = pair
+    app = create_app(environ(f"postgresql://postgres@/{name}?host={standby.host}"))
+    assert app.test_client().get("/readyz").status_code == 503
+    standby.promote()
+    assert app.test_client().get("/readyz").status_code == 200
+    with app.app_context():
+        db.engine.dispose()
+
+
+def test_a_host_that_does_not_answer_is_passed_over(postgres: Postgres) -> None:
+    name = postgres.create()
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
+        hosts = f"127.0.0.1:{silent.getsockname()[1]},{postgres.host}"
+        app = create_app(environ(f"postgresql://postgres@/{name}?host={hosts}"))
+        began = time.monotonic()
+        assert app.test_client().get("/readyz").status_code == 200
+        assert time.monotonic() - began < BACK_WITHIN
+    with app.app_context():
+        db.engine.dispose()
+    postgres.drop(name)
