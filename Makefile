@@ -12,9 +12,10 @@ SERVE := exec $(BIN)/gunicorn --config deploy/gunicorn.conf.py --bind "127.0.0.1
 NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$python" -c '$(NEW_ENOUGH)' 2>/dev/null && { echo "$$python"; break; }; done)
-# Only as root, or where sudo asks for no password.
-INSTALL_CHROMIUM := sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
-	$$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y chromium
+# What the tests need besides Python; installed only as root, or where sudo asks for no password.
+TEST_PACKAGES := chromium redis-server
+INSTALL_TEST_PACKAGES := sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	$$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y $(TEST_PACKAGES)
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,8 +36,9 @@ demo: .venv/runtime ## The same with a database of its own, full of sample data
 	$(SERVE)
 
 test: .venv/tests ## Set up what the tests need, then run every test
-	@command -v chromium >/dev/null || { $(INSTALL_CHROMIUM); } >/dev/null 2>&1 || { \
-	echo "The browser tests need Chromium. Please install it: apt-get install -y chromium" >&2; exit 1; }
+	@(for package in $(TEST_PACKAGES); do command -v "$$package" || exit 1; done) >/dev/null || \
+	{ $(INSTALL_TEST_PACKAGES); } >/dev/null 2>&1 || { \
+	echo "The tests need Chromium and Redis. Please install them: apt-get install -y $(TEST_PACKAGES)" >&2; exit 1; }
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
 
 lint: .venv/tests ## Check style, types, layers and templates; changes nothing

@@ -11,7 +11,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from convene_keys import access, api, config, errors, web
+from convene_keys import access, api, config, errors, limits, web
 from convene_keys.extensions import csrf, db, htmx, login, prepare_sqlite
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,6 +56,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
     db.init_app(app)
     with app.app_context():
         prepare_sqlite(db.engine)
+    limits.init_app(app, settings)
     app.before_request(access.guard)  # before the CSRF check: who are you comes first
     login.init_app(app)
     csrf.init_app(app)
@@ -93,4 +94,5 @@ def _answer_error(error: Exception) -> ResponseReturnValue:
 
 def _stamp(response: Response) -> Response:
     response.headers["X-Request-Id"] = access.origin().request_id or ""
+    response.headers.update(limits.headers())
     return response

@@ -1,7 +1,6 @@
 """Signing in: passwords checked, tries counted for all workers, sessions kept on the server."""
 
 import hashlib
-import ipaddress
 import math
 import secrets
 from collections.abc import Sequence
@@ -199,7 +198,7 @@ def require_strong(field: str, password: str, *words: str) -> None:
 
 def _reserve(email_folded: str, origin: Origin) -> str | None:
     """Count a try before it is made, so that many at once can't slip through; the stored hash."""
-    now, digest, network = clock.now(), _digest(email_folded), _network(origin.ip)
+    now, digest, network = clock.now(), _digest(email_folded), origin.network
     with transaction() as session:
         serialize(session, "sign-in")
         session.execute(delete(SignInAttempt).where(SignInAttempt.at <= now - WINDOW))
@@ -255,15 +254,3 @@ def _end(session: Session, *conditions: object) -> None:
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-
-
-def _network(ip: str | None) -> str:
-    """An IPv4 address, or the /64 of an IPv6 one: who has one address there has them all."""
-    if ip is None:
-        return ""
-    address = ipaddress.ip_address(ip)
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped:  # how a socket that serves both kinds names an IPv4 address
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
-    return str(address)

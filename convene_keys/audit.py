@@ -2,6 +2,7 @@
 
 import csv
 import io
+import ipaddress
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +50,18 @@ class Origin:
     ip: str | None = None
     user_agent: str | None = None
     request_id: str | None = None
+
+    @property
+    def network(self) -> str:
+        """An IPv4 address, or the /64 of an IPv6 one: who has one address there has them all."""
+        if self.ip is None:
+            return ""
+        address = ipaddress.ip_address(self.ip)
+        if isinstance(address, ipaddress.IPv6Address):
+            if address.ipv4_mapped:  # how a socket that serves both kinds names an IPv4 address
+                return str(address.ipv4_mapped)
+            return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+        return str(address)
 
 
 @dataclass(frozen=True)

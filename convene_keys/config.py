@@ -36,6 +36,14 @@ class ConfigError(Exception):
         self.variable = variable
 
 
+@dataclass(frozen=True)
+class Rate:
+    """So many calls in so many seconds."""
+
+    calls: int
+    seconds: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that can be set from outside. Secrets stay out of its repr."""
@@ -46,6 +54,8 @@ class Settings:
     base_url: str  # without a trailing slash
     trusted_proxies: int
     support_email: str
+    redis_url: str | None = field(repr=False)  # None: each process counts for itself
+    key_rate_limit: Rate
     session_idle: timedelta
     session_max: timedelta
     instance_path: Path
@@ -71,6 +81,8 @@ def load(environ: Mapping[str, str] | None = None, instance: Path = INSTANCE_PAT
         base_url=read("BASE_URL", _base_url, f"http://127.0.0.1:{read('PORT', _port, '8000')}"),
         trusted_proxies=read("TRUSTED_PROXIES", _whole(0, 10), "0"),
         support_email=read("SUPPORT_EMAIL", _email, "hello@convene.markets"),
+        redis_url=read("REDIS_URL", _redis_url, "") if read.text("REDIS_URL") is not None else None,
+        key_rate_limit=read("KEY_RATE_LIMIT", _rate, "600/minute"),
         session_idle=timedelta(minutes=read("SESSION_IDLE_MINUTES", _whole(1, 43_200), "120")),
         session_max=timedelta(hours=read("SESSION_MAX_HOURS", _whole(1, 720), "24")),
         instance_path=instance,
@@ -192,6 +204,33 @@ def _email(value: str) -> str:
     if not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", value):
         raise _Bad("must be an email address", "help@example.org")
     return value
+
+
+def _redis_url(value: str) -> str:
+    bad = _Bad("must be a redis, rediss or unix address", "redis://:password@127.0.0.1:6379/0")
+    found = re.fullmatch(
+        r"rediss?://([^@/?#\s]*@)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?"
+        r"(/[0-9]{0,4})?(\?ssl_ca_certs=/[^&#\s]+)?"
+        r"|unix://([^@/?#\s]*@)?/[^?#\s]+(\?db=[0-9]{1,4})?",
+        value,
+    )
+    if not found or not 1 <= int(found["port"] or 1) <= 65_535:
+        raise bad
+    if "?ssl_" in value and not value.startswith("rediss://"):
+        raise bad
+    return value
+
+
+_SECONDS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
+
+
+def _rate(value: str) -> Rate:
+    found = re.fullmatch(r"([1-9][0-9]{0,6})/(second|minute|hour|day)", value)
+    if not found:
+        raise _Bad(
+            "must be a number from 1 to 9999999 and second, minute, hour or day", "600/minute"
+        )
+    return Rate(int(found[1]), _SECONDS[found[2]])
 
 
 def _secret(read: _Reader, name: str, instance: Path) -> str:

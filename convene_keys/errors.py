@@ -85,9 +85,9 @@ class Invalid(Problem):
 class TooMany(Problem):
     status, code, title = 429, "too_many", "Too many tries"
 
-    def __init__(self, detail: str, *, retry_after: int) -> None:
+    def __init__(self, detail: str, *, retry_after: int, code: str | None = None) -> None:
         """`retry_after` in seconds."""
-        super().__init__(detail)
+        super().__init__(detail, code=code)
         self.retry_after = retry_after
 
     @property

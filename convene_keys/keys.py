@@ -14,8 +14,17 @@ from convene_keys import clock, tokens
 from convene_keys.audit import Actor, Origin, Target, record
 from convene_keys.errors import FieldError, Invalid, NotFound, Problem, Unauthenticated
 from convene_keys.events import Action, Outcome
-from convene_keys.extensions import Base, Statement, transaction
-from convene_keys.models import EXPIRING_SOON, ID_MAX, ApiKey, Member, Organization, Scope, Tool
+from convene_keys.extensions import Base, Statement, serialize, transaction
+from convene_keys.models import (
+    EXPIRING_SOON,
+    ID_MAX,
+    ApiKey,
+    AuditEvent,
+    Member,
+    Organization,
+    Scope,
+    Tool,
+)
 from convene_keys.names import clean_line, clean_text, fold
 
 PAGE_SIZE = 50
@@ -25,7 +34,7 @@ REFUSALS_RECORDED_EVERY = timedelta(minutes=1)
 USE_NOTED_EVERY = timedelta(minutes=1)
 
 
-def target(key: ApiKey) -> Target:
+def target(key: ApiKey | Row[Any]) -> Target:
     return Target("key", key.id, key.name)
 
 
@@ -281,6 +290,34 @@ def note_refusal(
         actor = Actor.of_key(key, origin)
         detail = {"count": count, "code": code}
         record(session, actor, Action.KEY_REFUSED, target(key), Outcome.DENIED, detail)
+
+
+def limit_told(session: Session, key: Row[Any]) -> bool:
+    """Whether the log told in the last minute that this key calls too often."""
+    recent = (
+        select(AuditEvent.id)
+        .where(
+            AuditEvent.organization_id == key.organization_id,
+            AuditEvent.action == Action.KEY_LIMITED,
+            AuditEvent.key_id == key.id,
+            AuditEvent.at > clock.now() - REFUSALS_RECORDED_EVERY,
+        )
+        .limit(1)
+    )
+    return session.scalar(recent) is not None
+
+
+def note_limited(session: Session, key: Row[Any], origin: Origin, count: int) -> int:
+    """Record that a key calls too often, at most once a minute a key.
+
+    `count` calls were refused since the last event. Returns how many of them were told of now.
+    """
+    serialize(session, f"limited {key.id}")
+    if limit_told(session, key):
+        return 0
+    actor = Actor.of_key(key, origin)
+    record(session, actor, Action.KEY_LIMITED, target(key), Outcome.DENIED, {"count": count})
+    return count
 
 
 def _name(value: str) -> str:

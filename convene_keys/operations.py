@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
-from convene_keys import audit, keys, markets, tokens
+from convene_keys import audit, keys, limits, markets, tokens
 from convene_keys import schemas as s
 from convene_keys.audit import Actor, Origin, Target
 from convene_keys.errors import (
@@ -26,6 +26,7 @@ from convene_keys.errors import (
     MethodNotAllowed,
     NotFound,
     Problem,
+    TooMany,
     Unauthenticated,
 )
 from convene_keys.events import Action, Outcome
@@ -171,12 +172,24 @@ def _as_key(
     What `changes` something is one transaction with its event. What only reads holds no writer up:
     it reads one moment of the database, and its event may share a commit with others'.
     """
+    limiter = limits.current()
+    limiter.admit(origin.network, token)
     if not tokens.is_well_formed(token):
-        raise Unauthenticated("This is not an API key.", code="key_unknown")
+        limiter.fail(origin.network)
+        if token:
+            raise Unauthenticated("This is not an API key.", code="key_unknown")
+        raise Unauthenticated("Send an API key as Authorization: Bearer KEY.", code="key_missing")
     try:
         with transaction() if changes else reading() as session:
             key = keys.find(session, token, peppers)
             refusal = keys.refusal(key)
+            if refusal is None and (standing := limiter.hit(key.id, token)).exceeded:
+                refusal = TooMany(
+                    f"This key may call {standing.rate.calls:,} times in "
+                    f"{standing.rate.seconds:,} seconds.",
+                    retry_after=standing.left,
+                    code="rate_limited",
+                )
             if refusal is None:
                 call = Call(session, Actor.of_key(key, origin), _place(key), key)
                 answer, event = _attempt(action, call, act)
@@ -184,17 +197,35 @@ def _as_key(
                 if changes:
                     write(session, statements)
         if refusal is not None:
-            with transaction() as session:
-                keys.note_refusal(session, key.organization_id, key.id, origin, refusal.code)
+            _note_refusal(key, origin, refusal)
             raise refusal
         if not changes:
             write_together(session.get_bind().engine, statements)
+    except Unauthenticated as problem:
+        if problem.code == "key_unknown":
+            limiter.fail(origin.network)
+        raise
     except Problem:
         raise
     except Exception:
         _record_crash(action, token, origin, peppers)
         raise
     return _answered(answer)
+
+
+def _note_refusal(key: Row[Any], origin: Origin, refusal: Problem) -> None:
+    if not isinstance(refusal, TooMany):
+        with transaction() as session:
+            keys.note_refusal(session, key.organization_id, key.id, origin, refusal.code)
+        return
+    limiter = limits.current()
+    count = limiter.refuse(key.id)
+    with reading() as session:  # so that a key that runs wild holds no writer up
+        told = keys.limit_told(session, key)
+    if not told:
+        with transaction() as session:
+            count = keys.note_limited(session, key, origin, count)
+        limiter.tell(key.id, count)
 
 
 def _place(key: Row[Any]) -> markets.Place:

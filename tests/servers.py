@@ -37,7 +37,9 @@ class Server:
         self.log = log
         self._environ = {
             **{k: v for k, v in os.environ.items() if not k.startswith("COV_CORE")},
-            **environ(database_url, PORT=str(self.port), BASE_URL=self.url, **settings),
+            **environ(database_url, PORT=str(self.port), BASE_URL=self.url),
+            "KEY_RATE_LIMIT": "9999999/minute",  # most tests of a server are meant to press it
+            **settings,
         }
 
     def __enter__(self) -> Self:
@@ -72,6 +74,33 @@ class Server:
     def kill(self) -> None:
         """End all of it at once, as if the machine had lost its power."""
         os.killpg(self._process.pid, signal.SIGKILL)
+
+    def workers(self) -> list[int]:
+        """The process ids of the workers that are alive now."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        return [int(number) for number in children.read_text().split()]
+
+    def kill_worker(self, number: int) -> None:
+        os.kill(number, signal.SIGKILL)
+        while number in self.workers():
+            time.sleep(0.01)
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes | None = None,
+        chunked: bool = False,
+    ) -> int:
+        """The status of one request on a connection of its own, its body in one piece or chunks."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            parts = [body] if chunked else body
+            connection.request(method, path, parts, headers, encode_chunked=chunked)
+            return connection.getresponse().status
+        finally:
+            connection.close()
 
     def _ready(self) -> bool:
         try:

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import pytest
 
 from convene_keys import config
-from convene_keys.config import ConfigError, Settings, load
+from convene_keys.config import ConfigError, Rate, Settings, load
 
 ROOT = Path(__file__).parent.parent
 LONG = "x" * 32
@@ -29,6 +29,8 @@ def test_defaults(tmp_path: Path) -> None:
     assert settings.base_url == "http://127.0.0.1:8000"
     assert settings.trusted_proxies == 0
     assert settings.support_email == "hello@convene.markets"
+    assert settings.redis_url is None
+    assert settings.key_rate_limit == Rate(600, 60)
     assert settings.session_idle == timedelta(minutes=120)
     assert settings.session_max == timedelta(hours=24)
     assert settings.secure is False
@@ -67,6 +69,22 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("PORT", "9001", "base_url", "http://127.0.0.1:9001"),
     ("TRUSTED_PROXIES", "2", "trusted_proxies", 2),
     ("SUPPORT_EMAIL", "help@example.org", "support_email", "help@example.org"),
+    ("REDIS_URL", "redis://127.0.0.1:6379/0", "redis_url", "redis://127.0.0.1:6379/0"),
+    ("REDIS_URL", "redis://redis", "redis_url", "redis://redis"),
+    ("REDIS_URL", "redis://:pa%40ss@h:1/15", "redis_url", "redis://:pa%40ss@h:1/15"),
+    ("REDIS_URL", "rediss://u:p@[::1]:6380", "redis_url", "rediss://u:p@[::1]:6380"),
+    (
+        "REDIS_URL",
+        "rediss://h?ssl_ca_certs=/ca.pem",
+        "redis_url",
+        "rediss://h?ssl_ca_certs=/ca.pem",
+    ),
+    ("REDIS_URL", "unix:///run/redis.sock", "redis_url", "unix:///run/redis.sock"),
+    ("REDIS_URL", "unix://:p@/run/redis.sock?db=2", "redis_url", "unix://:p@/run/redis.sock?db=2"),
+    ("KEY_RATE_LIMIT", "1/second", "key_rate_limit", Rate(1, 1)),
+    ("KEY_RATE_LIMIT", "600/minute", "key_rate_limit", Rate(600, 60)),
+    ("KEY_RATE_LIMIT", "36000/hour", "key_rate_limit", Rate(36_000, 3_600)),
+    ("KEY_RATE_LIMIT", "9999999/day", "key_rate_limit", Rate(9_999_999, 86_400)),
     ("SESSION_IDLE_MINUTES", "1", "session_idle", timedelta(minutes=1)),
     ("SESSION_MAX_HOURS", "720", "session_max", timedelta(hours=720)),
 ]
@@ -146,6 +164,31 @@ BAD = [
     ("SUPPORT_EMAIL", "nobody"),
     ("SUPPORT_EMAIL", "a@b"),
     ("SUPPORT_EMAIL", "a b@example.org"),
+    ("REDIS_URL", "127.0.0.1:6379"),
+    ("REDIS_URL", "http://127.0.0.1:6379"),
+    ("REDIS_URL", "redis://"),
+    ("REDIS_URL", "redis:///0"),
+    ("REDIS_URL", "redis://h:0"),
+    ("REDIS_URL", "redis://h:65536"),
+    ("REDIS_URL", "redis://h:port"),
+    ("REDIS_URL", "redis://h/name"),
+    ("REDIS_URL", "redis://h?socket_timeout=9"),
+    ("REDIS_URL", "redis://h?ssl_ca_certs=/ca.pem"),
+    ("REDIS_URL", "rediss://h?ssl_cert_reqs=none"),
+    ("REDIS_URL", "redis://me:secret@h:1:2"),
+    ("REDIS_URL", "redis://h\n"),
+    ("REDIS_URL", "unix://redis.sock"),
+    ("REDIS_URL", "unix:///run/redis.sock?db=x"),
+    ("REDIS_URL", " "),
+    ("KEY_RATE_LIMIT", "0/minute"),
+    ("KEY_RATE_LIMIT", "-1/minute"),
+    ("KEY_RATE_LIMIT", "600"),
+    ("KEY_RATE_LIMIT", "600/min"),
+    ("KEY_RATE_LIMIT", "600 / minute"),
+    ("KEY_RATE_LIMIT", "600 per minute"),
+    ("KEY_RATE_LIMIT", "10000000/minute"),
+    ("KEY_RATE_LIMIT", "٦/minute"),
+    ("KEY_RATE_LIMIT", "1/minute;2/hour"),
     ("SESSION_IDLE_MINUTES", "0"),
     ("SESSION_IDLE_MINUTES", "99999999999999999999"),
     ("SESSION_MAX_HOURS", "721"),
@@ -188,10 +231,13 @@ def test_empty_value_counts_as_unset_and_an_empty_file_as_bad(tmp_path: Path) ->
     (tmp_path / "empty").write_text("")
     with pytest.raises(ConfigError, match=r"^TRUSTED_PROXIES: must be"):
         _load(tmp_path, TRUSTED_PROXIES_FILE=str(tmp_path / "empty"))
+    with pytest.raises(ConfigError, match=r"^REDIS_URL: must be"):
+        _load(tmp_path, REDIS_URL_FILE=str(tmp_path / "empty"))
 
 
 def test_settings_do_not_show_their_secrets(tmp_path: Path) -> None:
-    settings = _load(tmp_path, DATABASE_URL="postgresql://u:swordfish@h/d")
+    secret = {"DATABASE_URL": "postgresql://u:swordfish@h/d", "REDIS_URL": "redis://:swordfish@h"}
+    settings = _load(tmp_path, **secret)
     assert LONG not in repr(settings)
     assert "swordfish" not in repr(settings)
 

@@ -27,10 +27,12 @@ def test_the_documented_defaults_are_the_real_ones(tmp_path: Path) -> None:
     for name, value in {
         "TRUSTED_PROXIES": settings.trusted_proxies,
         "SUPPORT_EMAIL": settings.support_email,
+        "KEY_RATE_LIMIT": f"{settings.key_rate_limit.calls}/minute",
         "SESSION_IDLE_MINUTES": int(settings.session_idle.total_seconds() // 60),
         "SESSION_MAX_HOURS": int(settings.session_max.total_seconds() // 3_600),
     }.items():
         assert f"| `{name}` | `{value}` |" in README
+    assert settings.key_rate_limit.seconds == 60
     assert settings.base_url == "http://127.0.0.1:8000"
 
 

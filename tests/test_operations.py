@@ -139,7 +139,9 @@ def test_walls_stand_in_order(organization: Organization, maya: Member) -> None:
 
 
 def test_unknown_keys_are_refused_without_an_event(organization: Organization) -> None:
-    for token in ("", "x", "fm_org_" + "0" * 38, tokens.mint(), "\ud800", "é" * 10_000):
+    missing = _refused("")
+    assert (missing.status, missing.code) == (401, "key_missing")
+    for token in ("x", "fm_org_" + "0" * 38, tokens.mint(), "\ud800", "é" * 10_000):
         problem = _refused(token)
         assert (problem.status, problem.code) == (401, "key_unknown")
     assert _events() == []

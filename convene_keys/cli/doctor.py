@@ -15,7 +15,7 @@ from flask.cli import with_appcontext
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from convene_keys import clock
+from convene_keys import clock, limits
 from convene_keys.access import settings
 from convene_keys.cli.terms import Command
 from convene_keys.extensions import db
@@ -53,7 +53,7 @@ def _failed(text: str) -> Finding:
 @click.pass_context
 @with_appcontext
 def doctor(context: click.Context) -> None:
-    """Check configuration, secrets, database, clock, mail and proxy; exit code 5 if one fails."""
+    """Check configuration, secrets, database, clock, limits, mail and proxy; exit code 5 if one fails."""
     verdicts = set()
     for name, check in CHECKS.items():
         try:
@@ -129,6 +129,17 @@ def clocks() -> Finding:
     return _ok(f"{now:%Y-%m-%d %H:%M:%S} UTC")
 
 
+def rate_limits() -> Finding:
+    rate, shared = settings().key_rate_limit, limits.current().shared
+    said = f"a key may call {rate.calls:,} times in {rate.seconds:,} s"
+    if shared is None:
+        return _ok(f"{said}, counted in each worker for itself (REDIS_URL is not set)")
+    wrong = shared.ping()
+    if wrong is not None:
+        return _failed(f"Redis does not answer ({wrong}): each worker counts for itself")
+    return _ok(f"{said}, counted in Redis for all workers")
+
+
 def mail() -> Finding:
     return _ok(f"nothing is sent by mail; people write to {settings().support_email}")
 
@@ -151,6 +162,7 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "database": database,
     "SQLite version": sqlite_version,
     "clock": clocks,
+    "rate limits": rate_limits,
     "mail": mail,
     "proxy": proxy,
 }

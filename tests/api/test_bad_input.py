@@ -262,7 +262,7 @@ def postgres_caller(postgres: Any) -> Iterator[Any]:
 
 
 def _caller(url: str) -> Iterator[Any]:
-    app = create_app(environ(url))
+    app = create_app(environ(url, KEY_RATE_LIMIT="1000000/minute"))
     app.config["PROPAGATE_EXCEPTIONS"] = False
     with app.app_context():
         organization = make.organization()
