@@ -126,6 +126,8 @@ def _refuse_key_outside_header() -> None:
         "application/x-www-form-urlencoded",
         "multipart/form-data",
     ):
+        if request.content_length is None and request.headers.get("Transfer-Encoding"):
+            abort(411)  # of one that comes in chunks, what is too much would be cut off unseen
         if request.files:
             abort(415)
         pairs = request.form.items(multi=True)

@@ -13,7 +13,7 @@ from flask import Flask
 from redis import Redis as StrictRedis
 from sqlalchemy import event, func, select, update
 
-from convene_keys import create_app, limits, tokens
+from convene_keys import create_app, keys, limits, tokens
 from convene_keys.config import Rate
 from convene_keys.extensions import db, transaction
 from convene_keys.limits import FAILURES, Limits, Shared
@@ -617,3 +617,46 @@ def test_two_workers_count_together_and_outlive_redis(
         assert set(during) <= {200, 429}
         assert during.count(200) <= 2 * 20
         assert server.log.read_text().count("Redis is away") <= 4
+
+
+def test_sizes_are_limited_before_anything_is_read(sqlite_url: str, tmp_path: Path) -> None:
+    app = create_app(environ(sqlite_url))
+    with app.app_context():
+        organization = make.organization()
+        _, secret = make.api_key(organization, creator=make.member(organization))
+        db.engine.dispose()
+    with Server(sqlite_url, tmp_path / "server.log") as server:
+        headers = {"Authorization": f"Bearer {secret}"}
+        for more, path, status in (
+            ({}, "/me", 200),
+            ({"X-Long": "x" * 8_000}, "/me", 200),
+            ({"X-Long": "x" * 8_300}, "/me", 431),
+            ({f"X-{number}": "x" for number in range(101)}, "/me", 431),
+            ({}, "/me?x=" + "x" * 4_000, 422),
+            ({}, "/me?x=" + "x" * 4_100, 414),
+        ):
+            assert server.send("GET", ROOT + path, {**headers, **more}) == status, (
+                path[:9],
+                status,
+            )
+        json = {**headers, "Content-Type": "application/json"}
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        for path, sent, size, chunked, within, beyond in (
+            ("/api/v1/admin/bookings/1/decline", json, 16_384, False, 400, 413),
+            ("/api/v1/admin/bookings/1/decline", json, 16_384, True, 400, 413),
+            ("/login", form, 65_536, False, 400, 413),
+            ("/login", form, 9, True, 411, 411),
+        ):
+            body = b" " * size
+            assert server.send("POST", path, sent, body, chunked) == within
+            assert server.send("POST", path, sent, body + b" ", chunked) == beyond
+
+
+def test_pages_have_a_fixed_length(client: Browser, organization: Organization) -> None:
+    maya = make.member(organization)
+    for number in range(keys.PAGE_SIZE + 5):
+        make.api_key(organization, f"Key {number}", creator=maya)
+    client.sign_in(maya)
+    for query in ("", "?limit=1000", "?page_size=1000"):
+        text = client.get(f"/admin/api_keys{query}").text
+        assert text.count('<tr id="key-') == keys.PAGE_SIZE
