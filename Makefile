@@ -1,6 +1,6 @@
 # Convene Keys: `make` or `make help` lists what there is to do.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint bench
+.PHONY: help install run demo test soak lint bench
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
@@ -40,6 +40,9 @@ test: .venv/tests ## Set up what the tests need, then run every test
 	{ $(INSTALL_TEST_PACKAGES); } >/dev/null 2>&1 || { \
 	echo "The tests need Chromium and Redis. Please install them: apt-get install -y $(TEST_PACKAGES)" >&2; exit 1; }
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
+
+soak: .venv/tests ## Run the long forms of the tests
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m soak --durations=0
 
 lint: .venv/tests ## Check style, types, layers and templates; changes nothing
 	$(BIN)/ruff check

@@ -11,7 +11,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from convene_keys import access, api, config, errors, limits, web
+from convene_keys import access, api, config, errors, limits, seals, web
 from convene_keys.extensions import csrf, db, htmx, login, prepare_sqlite
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,6 +56,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
     db.init_app(app)
     with app.app_context():
         prepare_sqlite(db.engine)
+        db.engine.update_execution_options(audit_keys=seals.keys(settings.key_peppers))
     limits.init_app(app, settings)
     app.before_request(access.guard)  # before the CSRF check: who are you comes first
     login.init_app(app)

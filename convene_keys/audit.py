@@ -12,32 +12,14 @@ from typing import Any
 from sqlalchemy import Row, Select, func, insert, or_, select, tuple_
 from sqlalchemy.orm import Session
 
-from convene_keys import clock
+from convene_keys import clock, seals
 from convene_keys.errors import Malformed
 from convene_keys.events import Action, ActorKind, Outcome
 from convene_keys.extensions import Base, Statement
 from convene_keys.models import ApiKey, AuditEvent, Member
 from convene_keys.tokens import redact
 
-COLUMNS = (
-    "id",
-    "at",
-    "organization_id",
-    "actor",
-    "key_id",
-    "key_name",
-    "member_id",
-    "member_name",
-    "action",
-    "target_type",
-    "target_id",
-    "target_name",
-    "outcome",
-    "ip",
-    "user_agent",
-    "request_id",
-    "detail",
-)
+COLUMNS = ("id", *seals.COLUMNS)
 COUNT_CAP = 1_000
 _EXPORT_BATCH = 1_000
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -121,12 +103,13 @@ def record(
 ) -> int:
     """Write one event in the caller's transaction, and give its id: no event, no change."""
     session.flush()
-    statement, values = event(actor, action, target, outcome, detail)
+    statement, values = event(session, actor, action, target, outcome, detail)
     made = session.connection().execute(statement, values).inserted_primary_key
     return int(made[0]) if made else 0
 
 
 def event(
+    session: Session,
     actor: Actor,
     action: Action,
     target: Target | None,
@@ -138,7 +121,7 @@ def event(
     `detail` holds JSON values. Whatever looks like a key is cut to its hint before it is written.
     """
     origin = actor.origin
-    values = {
+    values: dict[str, Any] = {
         "at": clock.now(),
         "organization_id": actor.organization_id,
         "actor": actor.kind,
@@ -156,6 +139,7 @@ def event(
         "request_id": origin.request_id,
         "detail": json.loads(redact(json.dumps(dict(detail)))) if detail else {},
     }
+    values["mac"] = seals.mac(values, seals.keys_of(session)[0])
     return _INSERT, values
 
 

@@ -307,6 +307,29 @@ class AuditEvent(Base):
     user_agent: Mapped[str | None] = mapped_column(String(256))
     request_id: Mapped[str | None] = mapped_column(String(32))
     detail: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    mac: Mapped[bytes] = mapped_column(LargeBinary(32))  # over all the columns but id: see seals
+
+
+class AuditSeal(Base):
+    """A closed batch of an organization's events. The database refuses to change or delete it.
+
+    `entries` has 16 bytes an event: its id and the beginning of its mac. `root` is their
+    SHA-256; `previous` the signature of the seal before, zeros in the first.
+    """
+
+    __tablename__ = "audit_seal"
+    __table_args__ = (Index(None, "last_event_id"),)
+
+    organization_id: Mapped[int] = mapped_column(ForeignKey("organization.id"), primary_key=True)
+    batch: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    first_event_id: Mapped[int] = mapped_column(BigId)
+    last_event_id: Mapped[int] = mapped_column(BigId)
+    count: Mapped[int] = mapped_column(Integer)
+    root: Mapped[bytes] = mapped_column(LargeBinary(32))
+    previous: Mapped[bytes] = mapped_column(LargeBinary(32))
+    sealed_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    signature: Mapped[bytes] = mapped_column(LargeBinary(32))
+    entries: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class Numbered:

@@ -245,7 +245,7 @@ def _attempt(
         answer = problem
         outcome = Outcome.DENIED if problem.status == 403 else Outcome.FAILED
         call.detail["code"] = problem.code
-    return answer, audit.event(call.actor, action, call.target, outcome, call.detail)
+    return answer, audit.event(call.session, call.actor, action, call.target, outcome, call.detail)
 
 
 def _answered(answer: BaseModel | Problem) -> BaseModel:
@@ -294,7 +294,7 @@ def _record_crash(action: Action, token: str, origin: Origin, peppers: Sequence[
         with transaction() as session:
             key = keys.find(session, token, peppers)
             actor, detail = Actor.of_key(key, origin), {"code": "internal"}
-            event = audit.event(actor, action, None, Outcome.FAILED, detail)
+            event = audit.event(session, actor, action, None, Outcome.FAILED, detail)
             write(session, [*keys.notes_of_use(key, token, origin, peppers), event])
     except Exception:
         log.exception("a failed call could not be recorded")

@@ -1,8 +1,9 @@
 """How gunicorn serves Convene Keys. Where it listens is given on its command line, with --bind."""
 
 import os
+from typing import Any
 
-from convene_keys import logs
+from convene_keys import logs, sealer
 
 wsgi_app = "wsgi:app"
 worker_class = "gthread"
@@ -24,3 +25,12 @@ forwarded_allow_ips = ""
 forwarder_headers = ""
 secure_scheme_headers: dict[str, str] = {}
 control_socket_disable = True
+
+
+def post_worker_init(worker: Any) -> None:
+    worker.stop_sealing = sealer.start(worker.wsgi)
+
+
+def worker_exit(_server: object, worker: Any) -> None:
+    if hasattr(worker, "stop_sealing"):  # not when the worker could not even start
+        worker.stop_sealing()

@@ -217,6 +217,7 @@ def _fill(organization: Organization, number: int, per_moment: int = 3) -> None:
                 action="booking.listed",
                 outcome="ok" if index % 2 else "denied",
                 detail={},
+                mac=bytes(32),
             )
             for index in range(number)
         )

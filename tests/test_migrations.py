@@ -110,7 +110,7 @@ def test_event_cannot_be_changed_through_the_models(event: AuditEvent) -> None:
     db.session.rollback()
 
 
-COLUMNS = "id, at, organization_id, actor, action, outcome, detail"
+COLUMNS = "id, at, organization_id, actor, action, outcome, detail, mac"
 UPSERT = (
     f"INSERT INTO audit_event ({COLUMNS}) SELECT {COLUMNS} FROM audit_event WHERE true "  # noqa: S608
     "ON CONFLICT (id) DO UPDATE SET outcome = 'failed'"

@@ -1,13 +1,20 @@
 """The audit log from the command line."""
 
+import json
+from collections.abc import Sequence
 from datetime import datetime
+from typing import TextIO
 
 import click
+from sqlalchemy import select
 
 from convene_keys import audit as log
-from convene_keys import keys
+from convene_keys import keys, seals
 from convene_keys.cli.terms import ID, Group, Moment, organization_of, organization_option
 from convene_keys.extensions import db
+from convene_keys.models import Organization
+
+EXIT_WRONG = 4
 
 
 @click.group(cls=Group)
@@ -35,6 +42,77 @@ def export(
     organization_of(organization_id)
     if key_id is not None:
         keys.get(session, organization_id, key_id)
+    seals.seal()
     events = log.export(session, organization_id, log.Filter(key=key_id, since=since, until=until))
     for line in log.csv_lines(events) if form == "csv" else log.jsonl_lines(events):
         click.echo(line.encode(), nl=False)
+
+
+@audit.command("seal")
+@click.option("--organization", "organization_id", type=ID, help="Print only this one's head.")
+def seal(organization_id: int | None) -> None:
+    """Seal all events, and print each organization's head: keep it elsewhere, for verify."""
+    if organization_id is not None:
+        organization_of(organization_id)
+    sealed = seals.seal()
+    for head in seals.heads(db.session()):
+        if organization_id in (None, head.organization_id):
+            line = {
+                "organization": head.organization_id,
+                "batch": head.batch,
+                "last_event_id": head.last_event_id,
+                "count": head.count,
+                "sealed_at": log.rfc3339(head.sealed_at),
+                "signature": head.signature.hex(),
+                "sealed": sealed[head.organization_id],
+            }
+            click.echo(json.dumps(line))
+
+
+@audit.command("verify")
+@click.option("--organization", "organization_id", type=ID, help="Only this one.")
+@click.option("--head", "file", type=click.File(encoding="utf-8"), help="What `seal` printed once.")
+@click.pass_context
+def verify(context: click.Context, organization_id: int | None, file: TextIO | None) -> None:
+    """Check every event and seal; exit code 4 when anything is wrong."""
+    known, session = _heads(file) if file else [], db.session()
+    every = {*session.scalars(select(Organization.id)), *(head.organization for head in known)}
+    if organization_id is not None:
+        every &= {organization_id}
+        if not every:
+            organization_of(organization_id)
+    wrong = False
+    for each in sorted(every):
+        mine = [head for head in known if head.organization == each]
+        verdict = seals.verify(session, each, mine)
+        wrong = wrong or verdict.problem is not None
+        click.echo(_line(verdict))
+    if wrong:
+        context.exit(EXIT_WRONG)
+
+
+def _line(verdict: seals.Verdict) -> str:
+    where = f"organization {verdict.organization_id}: "
+    if verdict.problem is not None:
+        return f"{where}WRONG from event {verdict.event_id} on: {verdict.problem}"
+    until = f", up to {log.rfc3339(verdict.sealed_at)}" if verdict.sealed_at else ""
+    return (
+        f"{where}fine, {verdict.sealed} events in {verdict.batches} batches{until}, "
+        f"{verdict.unsealed} not sealed yet"
+    )
+
+
+def _heads(file: TextIO) -> Sequence[seals.Head]:
+    try:
+        lines = [json.loads(line) for line in file if line.strip()]
+        fields = ("organization", "batch", "last_event_id", "signature")
+        heads = [seals.Head(*(line[name] for name in fields)) for line in lines]
+        if not heads or any(
+            [type(value) for value in vars(head).values()] != [int, int, int, str] for head in heads
+        ):
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise click.ClickException(
+            f"{file.name} holds no head: use what `flask --app wsgi audit seal` printed"
+        ) from None
+    return heads

@@ -8,7 +8,7 @@ from typing import Any
 from flask import Blueprint, Response, request, stream_with_context
 from flask_login import current_user
 
-from convene_keys import audit, clock, keys, team
+from convene_keys import audit, clock, keys, seals, team
 from convene_keys.access import Access, access, member_actor
 from convene_keys.audit import Filter
 from convene_keys.errors import Malformed
@@ -82,6 +82,7 @@ def index() -> Response:
         keys=keys.names(session, organization_id),
         actions=[(action.value, action.label) for action in Action],
         members=team.members(session, organization_id),
+        seal=None if is_htmx() else seals.glance(session, organization_id),
         **context,
     )
 
@@ -111,6 +112,7 @@ def _export(
     with transaction() as session:
         detail = {"format": ending, **filters.query()}
         audit.record(session, member_actor(), Action.AUDIT_EXPORTED, detail=detail)
+    seals.seal()
 
     def body() -> Iterator[str]:
         # The view's own session is closed before the first line leaves; this is another one.

@@ -16,7 +16,7 @@ _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 
 def init_app(app: Flask) -> None:
-    for write in (day, ago, exact, clock_time, rfc3339, sentence, money):
+    for write in (day, ago, exact, clock_time, is_today, rfc3339, sentence, money):
         app.add_template_filter(write)
 
 
@@ -35,6 +35,10 @@ def day(moment: datetime | date) -> str:
 def clock_time(moment: datetime) -> str:
     """`09:14`"""
     return f"{moment.astimezone(zone()):%H:%M}"
+
+
+def is_today(moment: datetime) -> bool:
+    return day(moment) == day(clock.now())
 
 
 def exact(moment: datetime) -> str:
