@@ -15,7 +15,6 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
 from htmx_flask import Htmx
 from sqlalchemy import Connection, Engine, Executable, MetaData, event
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session
 
 
@@ -140,23 +139,27 @@ def write_together(engine: Engine, statements: Sequence[Statement]) -> None:
     with queue.turn:
         if mine.written:
             return
-        batch = [queue.waiting.popleft() for _ in range(len(queue.waiting))]
-        batch.remove(mine)
-        with _alone(queue.file) if queue.file else nullcontext():
-            try:
-                _write(engine, [mine, *batch])
-            except DBAPIError:
-                queue.waiting.extendleft(reversed(batch))
-                _write(engine, [mine])
+        others = [queue.waiting.popleft() for _ in range(len(queue.waiting))]
+        others.remove(mine)
+        try:
+            _write(queue, engine, [mine, *others])
+        except Exception:  # whatever it was, nobody else's place in line is lost by it
+            queue.waiting.extendleft(reversed(others))
+            if not others:
+                raise
+            _write(queue, engine, [mine])
 
 
-def _write(engine: Engine, batch: Sequence[_Waiting]) -> None:
+def _write(queue: _Queue, engine: Engine, batch: Sequence[_Waiting]) -> None:
     """One transaction; each statement once, with the parameters of all that have it."""
     parameters: dict[Executable, list[dict[str, Any]]] = {}
     for waiting in batch:
         for statement, values in waiting.statements:
             parameters.setdefault(statement, []).append(values)
-    with engine.connect().execution_options(sqlite_begin="IMMEDIATE") as connection:
+    with (
+        _alone(queue.file) if queue.file else nullcontext(),
+        engine.connect().execution_options(sqlite_begin="IMMEDIATE") as connection,
+    ):
         for statement, values_of_all in parameters.items():
             connection.execute(statement, values_of_all)
         connection.commit()

@@ -4,7 +4,6 @@ import itertools
 import shutil
 import subprocess
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import psycopg
@@ -43,13 +42,8 @@ class Postgres:
         self._run("CREATE DATABASE template_convene")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._server.__exit__(None, None, None)
 
     def create(self, template: str = "template_convene") -> str:
         name = f"test_{next(self._numbers)}"

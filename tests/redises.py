@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import time
-from types import TracebackType
 from typing import Self
 
 from tests.servers import free_port
@@ -22,12 +21,7 @@ class Redis:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
 
     def start(self) -> None:

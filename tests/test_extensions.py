@@ -2,22 +2,24 @@
 
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from flask import Flask
 from sqlalchemy import Engine, event, insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, StatementError
 
 from convene_keys.extensions import Statement, _queue_of, db, write_together
 from convene_keys.models import Base, Organization
 
 TABLE = Base.metadata.tables["organization"]
 INSERT = insert(TABLE)
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
-def _organization(slug: str) -> Statement:
+def _organization(slug: str, created_at: object = NOON) -> Statement:
     values = {"name": slug, "slug": slug, "status": "live", "timezone": "UTC", "plan": "free"}
-    return INSERT, values
+    return INSERT, {**values, "created_at": created_at}
 
 
 def _slugs() -> set[str]:
@@ -63,13 +65,24 @@ def test_those_who_wait_share_one_commit(app: Flask, commits: list[None]) -> Non
     assert len(commits) == 1
 
 
-def test_only_the_one_at_fault_fails(app: Flask) -> None:
+@pytest.mark.parametrize("place", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (_organization("taken"), IntegrityError),  # the database refuses it
+        (_organization("never", "no moment"), StatementError),  # it never gets that far
+    ],
+)
+def test_only_the_one_at_fault_fails(
+    app: Flask, bad: Statement, error: type[Exception], place: int
+) -> None:
     engine = db.engine
     write_together(engine, [_organization("taken")])
-    slugs = ["a", "taken", "b", "c"]
-    writes = [lambda s=s: write_together(engine, [_organization(s)]) for s in slugs]
+    statements = [_organization(slug) for slug in ("a", "b", "c")]
+    statements.insert(place, bad)
+    writes = [lambda s=s: write_together(engine, [s]) for s in statements]
     errors = _all_at_once(engine, writes)
-    assert [type(error) for error in errors] == [IntegrityError]
+    assert [type(each) for each in errors] == [error]
     assert _slugs() == {"taken", "a", "b", "c"}
     assert not _queue_of(engine).waiting
 
