@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from flask import Flask, Response, request
+from flask import Flask, Request, request
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from convene_keys import access, api, config, errors, limits, seals, web
+from convene_keys import access, api, config, errors, headers, limits, seals, web
 from convene_keys.extensions import csrf, db, htmx, login, prepare_sqlite
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,9 +50,12 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
         WTF_CSRF_TIME_LIMIT=None,  # a form left open over lunch is still good; a session ends
         WTF_CSRF_SSL_STRICT=True,
     )
+    headers.init_app(app, secure=settings.secure)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
+
+    app.session_interface = _Sessions()
 
     db.init_app(app)
     with app.app_context():
@@ -69,8 +73,14 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
 
         cli.init_app(app)
     app.register_error_handler(Exception, _answer_error)
-    app.after_request(_stamp)
     return app
+
+
+class _Sessions(SecureCookieSessionInterface):
+    """Cookies are for people: below /api there is no session to open or save."""
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        return None if request.path.startswith("/api/") else super().open_session(app, request)
 
 
 def _answer_error(error: Exception) -> ResponseReturnValue:
@@ -91,9 +101,3 @@ def _answer_error(error: Exception) -> ResponseReturnValue:
     if request.path.startswith("/api/"):
         return api.problem_document(problem)
     return web.problem_page(problem)
-
-
-def _stamp(response: Response) -> Response:
-    response.headers["X-Request-Id"] = access.origin().request_id or ""
-    response.headers.update(limits.headers())
-    return response

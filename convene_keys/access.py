@@ -4,6 +4,7 @@ import ipaddress
 import secrets
 from collections.abc import Callable
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import unquote_plus
 
@@ -56,15 +57,19 @@ def settings() -> Settings:
 def origin() -> Origin:
     """From where this request came, with an id of its own that the answer carries as well."""
     if "origin" not in g:
-        try:
-            address = ipaddress.ip_address((request.remote_addr or "").partition("%")[0])
-            ip: str | None = str(getattr(address, "ipv4_mapped", None) or address)
-        except ValueError:  # a socket file, or nonsense from a proxy
-            ip = None
-        agent = _printable(request.user_agent.string)[:256] or None
-        g.origin = Origin(ip, agent, secrets.token_hex(8))
+        agent = _printable(request.headers.get("User-Agent", ""))[:256] or None
+        g.origin = Origin(_address(request.remote_addr or ""), agent, secrets.token_hex(8))
     found: Origin = g.origin
     return found
+
+
+@lru_cache(1_024)
+def _address(text: str) -> str | None:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:  # a socket file, or nonsense from a proxy
+        return None
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def member_actor() -> Actor:
@@ -122,9 +127,14 @@ def _refuse_key_outside_header() -> None:
     except UnicodeDecodeError:  # which would fail wherever the query is read
         raise Malformed("The address is not well-formed.") from None
     found = tokens.PATTERN.search(f"{request.path} {query}")
-    if not found and request.mimetype in (
-        "application/x-www-form-urlencoded",
-        "multipart/form-data",
+    if (
+        not found
+        and "CONTENT_TYPE" in request.environ
+        and request.mimetype
+        in (
+            "application/x-www-form-urlencoded",
+            "multipart/form-data",
+        )
     ):
         if request.content_length is None and request.headers.get("Transfer-Encoding"):
             abort(411)  # of one that comes in chunks, what is too much would be cut off unseen
@@ -141,4 +151,6 @@ def _refuse_key_outside_header() -> None:
 
 
 def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(character for character in text if character.isprintable())

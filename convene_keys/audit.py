@@ -7,16 +7,18 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Row, Select, func, insert, or_, select, tuple_
+from sqlalchemy import Select, func, insert, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from convene_keys import clock, seals
 from convene_keys.errors import Malformed
 from convene_keys.events import Action, ActorKind, Outcome
 from convene_keys.extensions import Base, Statement
-from convene_keys.models import ApiKey, AuditEvent, Member
+from convene_keys.models import AuditEvent, Member
+from convene_keys.prepared import Prepared
 from convene_keys.tokens import redact
 
 COLUMNS = ("id", *seals.COLUMNS)
@@ -36,14 +38,17 @@ class Origin:
     @property
     def network(self) -> str:
         """An IPv4 address, or the /64 of an IPv6 one: who has one address there has them all."""
-        if self.ip is None:
-            return ""
-        address = ipaddress.ip_address(self.ip)
-        if isinstance(address, ipaddress.IPv6Address):
-            if address.ipv4_mapped:  # how a socket that serves both kinds names an IPv4 address
-                return str(address.ipv4_mapped)
-            return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
-        return str(address)
+        return _network(self.ip) if self.ip is not None else ""
+
+
+@lru_cache(1_024)
+def _network(ip: str) -> str:
+    address = ipaddress.ip_address(ip)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped:  # how a socket that serves both kinds names an IPv4 address
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+    return str(address)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Actor:
     member_name: str | None = None
 
     @classmethod
-    def of_key(cls, key: ApiKey | Row[Any], origin: Origin) -> "Actor":
+    def of_key(cls, key: Any, origin: Origin) -> "Actor":
         return cls(ActorKind.KEY, key.organization_id, origin, key_id=key.id, key_name=key.name)
 
     @classmethod
@@ -91,6 +96,7 @@ class Target:
 
 
 _INSERT = insert(Base.metadata.tables[AuditEvent.__tablename__])
+_WRITE = Prepared(_INSERT.inline(), (*seals.COLUMNS, "mac"))
 
 
 def record(
@@ -103,13 +109,14 @@ def record(
 ) -> int:
     """Write one event in the caller's transaction, and give its id: no event, no change."""
     session.flush()
-    statement, values = event(session, actor, action, target, outcome, detail)
-    made = session.connection().execute(statement, values).inserted_primary_key
+    key = seals.keys_of(session.get_bind())[0]
+    _, values = event(key, actor, action, target, outcome, detail)
+    made = session.connection().execute(_INSERT, values).inserted_primary_key
     return int(made[0]) if made else 0
 
 
 def event(
-    session: Session,
+    key: bytes,
     actor: Actor,
     action: Action,
     target: Target | None,
@@ -118,9 +125,10 @@ def event(
 ) -> Statement:
     """An event that happens now, as the statement that writes it.
 
-    `detail` holds JSON values. Whatever looks like a key is cut to its hint before it is written.
+    `key` is the audit log's newest. `detail` holds JSON values. Whatever looks like a key is cut to its hint before it is written.
     """
     origin = actor.origin
+    text = redact(json.dumps(dict(detail or {})))
     values: dict[str, Any] = {
         "at": clock.now(),
         "organization_id": actor.organization_id,
@@ -137,10 +145,10 @@ def event(
         "ip": origin.ip,
         "user_agent": redact(origin.user_agent)[:256] if origin.user_agent else None,
         "request_id": origin.request_id,
-        "detail": json.loads(redact(json.dumps(dict(detail)))) if detail else {},
+        "detail": json.loads(text),
     }
-    values["mac"] = seals.mac(values, seals.keys_of(session)[0])
-    return _INSERT, values
+    values["mac"] = seals.mac(values | {"detail": text}, key)
+    return _WRITE, values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +258,7 @@ def as_dict(event: AuditEvent) -> dict[str, Any]:
 
 
 def rfc3339(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def jsonl_lines(events: Iterator[AuditEvent]) -> Iterator[str]:

@@ -1,21 +1,24 @@
 """Extensions, unbound, and the one way to a write transaction."""
 
 import fcntl
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 from flask_login import LoginManager
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
 from htmx_flask import Htmx
-from sqlalchemy import Connection, Engine, Executable, MetaData, event
+from sqlalchemy import Connection, Engine, MetaData, event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session
+
+from convene_keys.prepared import Direct, Prepared, known
 
 
 class Base(DeclarativeBase):
@@ -59,42 +62,66 @@ def transaction() -> Iterator[Session]:
 
 
 @contextmanager
-def reading() -> Iterator[Session]:
-    """One moment of the database to read from; it holds nobody up and writes nothing."""
-    session: Session = db.session()
-    session.rollback()
+def reading() -> Iterator[Direct]:
+    """One moment of the database to read from, which holds nobody up.
+
+    What is not committed in the end is undone.
+    """
+    engine = db.engine
     try:
-        yield session
+        pooled: Any = engine.raw_connection()
+    except engine.dialect.loaded_dbapi.Error as error:
+        raise known(error, engine) from error
+    connection = Direct(pooled.driver_connection, engine)
+    try:
+        connection.begin()
+        yield connection
+    except DBAPIError as error:
+        if engine.dialect.is_disconnect(error.orig, pooled.driver_connection, None):  # type: ignore[arg-type]
+            pooled.invalidate(error.orig)
+        raise
     finally:
-        session.rollback()
+        pooled.close()
 
 
-Statement = tuple[Executable, dict[str, Any]]
+def direct(session: Session) -> Direct:
+    """The session's connection, with all that the session changed so far, for prepared statements."""
+    session.flush()
+    pooled: Any = session.connection().connection
+    return Direct(pooled.driver_connection, session.get_bind().engine)
+
+
+Statement = tuple[Prepared, dict[str, Any]]
 
 
 def write(session: Session, statements: Sequence[Statement]) -> None:
     """Write `statements` in the caller's transaction, after what it changed."""
-    session.flush()
+    connection = direct(session)
     for statement, values in statements:
-        session.connection().execute(statement, values)
+        connection.run(statement, [values])
 
 
-@dataclass(eq=False)
 class _Waiting:
-    statements: Sequence[Statement]
-    written: bool = False
+    """One caller's statements; `news` can be acquired once they are written, or are to be."""
+
+    def __init__(self, statements: Sequence[Statement]) -> None:
+        self.statements, self.written, self.news = statements, False, threading.Lock()
+        self.news.acquire()
 
 
 class _Queue:
     """Where one process's writers to a database stand in line."""
 
     def __init__(self, engine: Engine) -> None:
-        self.turn, self.waiting = threading.Lock(), deque[_Waiting]()
-        self.file = f"{engine.url.database}-turn" if engine.dialect.name == "sqlite" else None
+        self.turn = threading.Lock()
+        self.path = f"{engine.url.database}-turn" if engine.dialect.name == "sqlite" else None
+        self.file: int | None = None
+        self.waiting, self.led, self.lock = deque[_Waiting](), False, threading.Lock()
 
 
 _queues: WeakKeyDictionary[Engine, _Queue] = WeakKeyDictionary()
 _queues_lock = threading.Lock()
+os.register_at_fork(after_in_child=_queues.clear)  # a child holds no turn of its parent's
 
 
 def _queue_of(engine: Engine) -> _Queue:
@@ -113,58 +140,88 @@ def _turn_of(engine: Engine) -> Iterator[None]:
     database. The operating system lets go of both when a process dies.
     """
     queue = _queue_of(engine)
-    if queue.file is None:
+    if queue.path is None:
         yield
         return
-    with queue.turn, _alone(queue.file):
+    with queue.turn, _alone(queue):
         yield
 
 
 @contextmanager
-def _alone(path: str) -> Iterator[None]:
-    with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def _alone(queue: "_Queue") -> Iterator[None]:
+    """Wait until no other process writes to this file."""
+    if queue.path is None:
         yield
+        return
+    if queue.file is None:
+        queue.file = os.open(queue.path, os.O_RDWR | os.O_CREAT, 0o600)
+        finalize(queue, os.close, queue.file)
+    fcntl.flock(queue.file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(queue.file, fcntl.LOCK_UN)
 
 
-def write_together(engine: Engine, statements: Sequence[Statement]) -> None:
-    """Write `statements`, each with its parameters; when this returns they are on disk.
+def write_together(connection: Direct, statements: Sequence[Statement]) -> None:
+    """End a reading and write `statements`, each with its parameters; then they are on disk.
 
     Whoever comes while another is writing waits, and the first of those who wait then writes for
     all of them in one transaction: one commit to disk serves many calls. Where that fails, each
     writes its own, so that only the one at fault raises.
     """
-    queue, mine = _queue_of(engine), _Waiting(statements)
-    queue.waiting.append(mine)
-    with queue.turn:
+    connection.rollback()
+    queue, mine = _queue_of(connection.engine), _Waiting(statements)
+    with queue.lock:
+        queue.waiting.append(mine)
+        leads, queue.led = not queue.led, True
+    if not leads:
+        mine.news.acquire()
         if mine.written:
             return
-        others = [queue.waiting.popleft() for _ in range(len(queue.waiting))]
-        others.remove(mine)
-        try:
-            _write(queue, engine, [mine, *others])
-        except Exception:  # whatever it was, nobody else's place in line is lost by it
+    try:
+        with queue.turn:
+            _lead(queue, connection, mine)
+    finally:
+        with queue.lock:
+            queue.led = bool(queue.waiting)
+            if queue.waiting:
+                queue.waiting[0].news.release()
+
+
+def _lead(queue: _Queue, connection: Direct, mine: _Waiting) -> None:
+    """Write for all who wait; `mine` is the first of them."""
+    with queue.lock:
+        others = [queue.waiting.popleft() for _ in range(len(queue.waiting))][1:]
+    try:
+        _write(queue, connection, [mine, *others])
+    except Exception:  # whatever it was, nobody else's place in line is lost by it
+        with queue.lock:
             queue.waiting.extendleft(reversed(others))
-            if not others:
-                raise
-            _write(queue, engine, [mine])
+        if not others:
+            raise
+        _write(queue, connection, [mine])
+        return
+    for waiting in others:
+        waiting.written = True
+        waiting.news.release()
 
 
-def _write(queue: _Queue, engine: Engine, batch: Sequence[_Waiting]) -> None:
+def _write(queue: _Queue, connection: Direct, batch: Sequence[_Waiting]) -> None:
     """One transaction; each statement once, with the parameters of all that have it."""
-    parameters: dict[Executable, list[dict[str, Any]]] = {}
+    parameters: dict[Prepared, list[dict[str, Any]]] = {}
     for waiting in batch:
         for statement, values in waiting.statements:
             parameters.setdefault(statement, []).append(values)
-    with (
-        _alone(queue.file) if queue.file else nullcontext(),
-        engine.connect().execution_options(sqlite_begin="IMMEDIATE") as connection,
-    ):
-        for statement, values_of_all in parameters.items():
-            connection.execute(statement, values_of_all)
-        connection.commit()
-    for waiting in batch:
-        waiting.written = True
+    with _alone(queue):
+        try:
+            connection.begin("IMMEDIATE")
+            for statement, values_of_all in parameters.items():
+                connection.run(statement, values_of_all)
+            connection.commit()
+        except BaseException:
+            connection.rollback()
+            raise
 
 
 def serialize(session: Session, name: str) -> None:

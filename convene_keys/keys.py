@@ -4,9 +4,9 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import ColumnElement, Row, bindparam, func, select, update
+from sqlalchemy import ColumnElement, bindparam, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
@@ -14,7 +14,7 @@ from convene_keys import clock, tokens
 from convene_keys.audit import Actor, Origin, Target, record
 from convene_keys.errors import FieldError, Invalid, NotFound, Problem, Unauthenticated
 from convene_keys.events import Action, Outcome
-from convene_keys.extensions import Base, Statement, serialize, transaction
+from convene_keys.extensions import Base, Statement, direct, serialize, transaction
 from convene_keys.models import (
     EXPIRING_SOON,
     ID_MAX,
@@ -26,6 +26,7 @@ from convene_keys.models import (
     Tool,
 )
 from convene_keys.names import clean_line, clean_text, fold
+from convene_keys.prepared import Direct, Prepared
 
 PAGE_SIZE = 50
 REASON_MAX = 300
@@ -34,7 +35,7 @@ REFUSALS_RECORDED_EVERY = timedelta(minutes=1)
 USE_NOTED_EVERY = timedelta(minutes=1)
 
 
-def target(key: ApiKey | Row[Any]) -> Target:
+def target(key: Any) -> Target:
     return Target("key", key.id, key.name)
 
 
@@ -189,12 +190,20 @@ def names(session: Session, organization_id: int) -> Sequence[ApiKey]:
     ).all()
 
 
-_keys, _members, _organizations = (
-    Base.metadata.tables[model.__tablename__] for model in (ApiKey, Member, Organization)
+_keys, _members, _organizations, _events = (
+    Base.metadata.tables[model.__tablename__]
+    for model in (ApiKey, Member, Organization, AuditEvent)
 )
-_FIND = (
+_FIND = Prepared(
     select(
-        *_keys.c,
+        *(
+            _keys.c[name]
+            for name in (
+                *("id", "organization_id", "name", "tool", "scope", "digest", "hint", "pepper_id"),
+                *("created_at", "created_by_id", "expires_at", "revoked_at"),
+                *("last_used_at", "last_used_ip", "last_used_user_agent"),
+            )
+        ),
         _members.c.role.label("creator_role"),
         _members.c.disabled_at.label("creator_disabled_at"),
         _organizations.c.name.label("organization_name"),
@@ -206,7 +215,7 @@ _FIND = (
     .outerjoin(_members, _members.c.id == _keys.c.created_by_id)
     .where(_keys.c.digest == bindparam("presented"))
 )
-_NOTE_USE = (
+_NOTE_USE = Prepared(
     update(_keys)
     .where(_keys.c.id == bindparam("key"))
     .values(
@@ -215,14 +224,24 @@ _NOTE_USE = (
         last_used_user_agent=bindparam("user_agent"),
     )
 )
-_RENEW_DIGEST = (
+_RENEW_DIGEST = Prepared(
     update(_keys)
     .where(_keys.c.id == bindparam("key"))
     .values(digest=bindparam("renewed"), pepper_id=bindparam("pepper"))
 )
+_LIMIT_TOLD = Prepared(
+    select(_events.c.id)
+    .where(
+        _events.c.organization_id == bindparam("organization"),
+        _events.c.action == bindparam("action"),
+        _events.c.key_id == bindparam("key"),
+        _events.c.at > bindparam("since"),
+    )
+    .limit(1)
+)
 
 
-def find(session: Session, token: str, peppers: Sequence[str]) -> Row[Any]:
+def find(connection: Direct, token: str, peppers: Sequence[str]) -> Any:
     """The key that `token` is, working or not, with all that its walls need to know.
 
     A row of its columns and `creator_role`, `creator_disabled_at`, `organization_name`, `_slug`,
@@ -230,13 +249,13 @@ def find(session: Session, token: str, peppers: Sequence[str]) -> Row[Any]:
     """
     for pepper in peppers:
         digest = tokens.digest(token, pepper)
-        key = session.connection().execute(_FIND, {"presented": digest}).first()
+        key = connection.first(_FIND, presented=digest)
         if key is not None and hmac.compare_digest(key.digest, digest):
-            return cast("Row[Any]", key)
+            return key
     raise Unauthenticated("This API key is not known.", code="key_unknown")
 
 
-def refusal(key: Row[Any]) -> Problem | None:
+def refusal(key: Any) -> Problem | None:
     """Why this key no longer works; None while it does."""
     if key.revoked_at is not None:
         return Unauthenticated("This API key was revoked.", code="key_revoked")
@@ -245,9 +264,7 @@ def refusal(key: Row[Any]) -> Problem | None:
     return None
 
 
-def notes_of_use(
-    key: Row[Any], token: str, origin: Origin, peppers: Sequence[str]
-) -> list[Statement]:
+def notes_of_use(key: Any, token: str, origin: Origin, peppers: Sequence[str]) -> list[Statement]:
     """What is to be written beside the event of a call: when, whence and with what it was used.
 
     At most once a minute, but at once for the first use and when the address or client is another.
@@ -292,28 +309,25 @@ def note_refusal(
         record(session, actor, Action.KEY_REFUSED, target(key), Outcome.DENIED, detail)
 
 
-def limit_told(session: Session, key: Row[Any]) -> bool:
+def limit_told(connection: Direct, key: Any) -> bool:
     """Whether the log told in the last minute that this key calls too often."""
-    recent = (
-        select(AuditEvent.id)
-        .where(
-            AuditEvent.organization_id == key.organization_id,
-            AuditEvent.action == Action.KEY_LIMITED,
-            AuditEvent.key_id == key.id,
-            AuditEvent.at > clock.now() - REFUSALS_RECORDED_EVERY,
-        )
-        .limit(1)
+    told = connection.first(
+        _LIMIT_TOLD,
+        organization=key.organization_id,
+        action=Action.KEY_LIMITED,
+        key=key.id,
+        since=clock.now() - REFUSALS_RECORDED_EVERY,
     )
-    return session.scalar(recent) is not None
+    return told is not None
 
 
-def note_limited(session: Session, key: Row[Any], origin: Origin, count: int) -> int:
+def note_limited(session: Session, key: Any, origin: Origin, count: int) -> int:
     """Record that a key calls too often, at most once a minute a key.
 
     `count` calls were refused since the last event. Returns how many of them were told of now.
     """
     serialize(session, f"limited {key.id}")
-    if limit_told(session, key):
+    if limit_told(direct(session), key):
         return 0
     actor = Actor.of_key(key, origin)
     record(session, actor, Action.KEY_LIMITED, target(key), Outcome.DENIED, {"count": count})

@@ -43,13 +43,13 @@ class Standing:
         return self.count > self.rate.calls
 
     @property
-    def headers(self) -> dict[str, str]:
+    def headers(self) -> list[tuple[str, str]]:
         """The fields of draft-ietf-httpapi-ratelimit-headers-10."""
         remaining = max(0, self.rate.calls - self.count)
-        return {
-            "RateLimit-Policy": f'"key";q={self.rate.calls};w={self.rate.seconds}',
-            "RateLimit": f'"key";r={remaining};t={self.left}',
-        }
+        return [
+            ("RateLimit-Policy", f'"key";q={self.rate.calls};w={self.rate.seconds}'),
+            ("RateLimit", f'"key";r={remaining};t={self.left}'),
+        ]
 
 
 class Limits:
@@ -226,10 +226,10 @@ def current() -> Limits:
     return limits
 
 
-def headers() -> dict[str, str]:
+def headers() -> list[tuple[str, str]]:
     """What the answer to the current request tells about its key's limit."""
     standing: Standing | None = g.get("rate_limit")
-    return standing.headers if standing else {}
+    return standing.headers if standing else []
 
 
 def _too_many_failures(left: int) -> TooMany:

@@ -1,17 +1,29 @@
 """Market data: what can be listed, looked at and decided, always inside one organization.
 
-Reads and changes alike take the session of the caller's transaction; recording the event is up to
-the caller, `operations.py`, through which keys and members go alike.
+What reads takes a connection, what changes the session of the caller's transaction; recording the
+event is up to the caller, `operations.py`, through which keys and members go alike.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from datetime import date as calendar_date
+from functools import cache, cached_property
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import BigInteger, ColumnElement, Row, Select, Table, func, literal, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Select,
+    Table,
+    bindparam,
+    func,
+    select,
+    tuple_,
+)
 from sqlalchemy.orm import Session
 
 from convene_keys import clock
@@ -30,6 +42,7 @@ from convene_keys.models import (
     VendorApplication,
 )
 from convene_keys.names import fold
+from convene_keys.prepared import Direct, Prepared
 
 Kind = TypeVar("Kind", Booking, VendorApplication)
 REMIND_EVERY = timedelta(hours=24)
@@ -68,134 +81,52 @@ def today(organization: Organization | Place) -> calendar_date:
     return clock.now().astimezone(ZoneInfo(organization.timezone)).date()
 
 
-def dashboard(session: Session, organization: Organization | Place) -> Dashboard:
-    def count(*conditions: ColumnElement[bool]) -> int:
-        return session.scalar(select(func.count()).where(*conditions)) or 0
-
-    upcoming = (
-        MarketDate.organization_id == organization.id,
-        MarketDate.status == MarketDateStatus.PUBLISHED,
-        MarketDate.date >= today(organization),
-    )
-    applications = VendorApplication.organization_id == organization.id
-    bookings = Booking.organization_id == organization.id
-    return Dashboard(
-        pending_applications=count(
-            applications, VendorApplication.status == ApplicationStatus.PENDING
-        ),
-        pending_bookings=count(bookings, Booking.status == BookingStatus.PENDING),
-        pending_orders=count(
-            bookings, Booking.status == BookingStatus.APPROVED, Booking.paid.is_(False)
-        ),
-        upcoming_market_dates=count(*upcoming),
-        next_market_date=session.scalar(select(func.min(MarketDate.date)).where(*upcoming)),
-        total_vendors=count(Vendor.organization_id == organization.id),
-    )
+def dashboard(connection: Direct, organization: Organization | Place) -> Dashboard:
+    counts = connection.first(_DASHBOARD, organization=organization.id, today=today(organization))
+    return Dashboard(*counts)  # type: ignore[misc]
 
 
-def list_markets(
-    session: Session, organization_id: int, *, cursor: str | None = None, limit: int = 25
-) -> Page:
-    return _page(session, _MARKETS, organization_id, [], cursor, limit)
-
-
-def list_market_dates(
-    session: Session,
+def page(
+    connection: Direct,
+    model: type[Numbered],
     organization_id: int,
     *,
-    market_id: int | None = None,
-    status: MarketDateStatus | None = None,
-    since: calendar_date | None = None,
-    until: calendar_date | None = None,
     cursor: str | None = None,
     limit: int = 25,
+    **wanted: Any,
 ) -> Page:
-    """Dates in the order of the calendar; `since` and `until` are both included."""
-    wanted = _equal((_dates.c.market_id, market_id), (_dates.c.status, status))
-    if since is not None:
-        wanted.append(_dates.c.date >= since)
-    if until is not None:
-        wanted.append(_dates.c.date <= until)
-    return _page(session, _MARKET_DATES, organization_id, wanted, cursor, limit)
+    """One page of the organization's rows, found by their place in the order: any depth costs the same.
+
+    `wanted` narrows by the filters of the model's listing; one that is None does not. The cursor is
+    the number of the page's last row. Raises `Malformed` when it is none of this organization's.
+    """
+    listing, values = _LISTINGS[model], _values(organization_id, wanted)
+    if cursor is not None:
+        number = cursor_number(cursor)
+        here = connection.first(listing.place, organization=organization_id, number=number)
+        if here is None:
+            raise Malformed("This cursor is not known.", code="invalid_cursor")
+        values |= {f"after_{n}": value for n, value in enumerate(here)}
+    rows = connection.all(_page_of(listing, frozenset(values)), limit=limit + 1, **values)
+    return Page(rows[:limit], str(rows[limit - 1].id) if len(rows) > limit else None)
 
 
-def list_vendors(
-    session: Session,
-    organization_id: int,
-    *,
-    q: str | None = None,
-    cursor: str | None = None,
-    limit: int = 25,
-) -> Page:
-    return _page(session, _VENDORS, organization_id, _named(q), cursor, limit)
-
-
-def list_applications(
-    session: Session,
-    organization_id: int,
-    *,
-    status: ApplicationStatus | None = None,
-    market_id: int | None = None,
-    q: str | None = None,
-    cursor: str | None = None,
-    limit: int = 25,
-) -> Page:
-    """Applications, newest first; `q` is part of the vendor's name."""
-    wanted = _equal((_applications.c.status, status), (_applications.c.market_id, market_id))
-    return _page(session, _APPLICATIONS, organization_id, wanted + _named(q), cursor, limit)
-
-
-def list_bookings(
-    session: Session,
-    organization_id: int,
-    *,
-    status: BookingStatus | None = None,
-    market_date_id: int | None = None,
-    vendor_id: int | None = None,
-    date: calendar_date | None = None,
-    cursor: str | None = None,
-    limit: int = 25,
-) -> Page:
-    """Bookings, newest first; `date` is the day of the market."""
-    wanted = _equal(
-        (_bookings.c.status, status),
-        (_bookings.c.market_date_id, market_date_id),
-        (_bookings.c.vendor_id, vendor_id),
-        (_dates.c.date, date),
-    )
-    return _page(session, _BOOKINGS, organization_id, wanted, cursor, limit)
-
-
-def count_applications(
-    session: Session, organization_id: int, *, market_id: int | None = None, q: str | None = None
+def counts(
+    connection: Direct, model: type[Numbered], organization_id: int, **wanted: Any
 ) -> dict[str, int]:
-    """How many applications there are in each state that has any; `q` as when listing."""
-    wanted = _equal((_applications.c.market_id, market_id)) + _named(q)
-    return _counts(session, _APPLICATIONS, organization_id, wanted)
+    """How many rows there are in each state that has any; `wanted` as for a page."""
+    values = _values(organization_id, wanted)
+    rows = connection.all(_counts_of(_LISTINGS[model], frozenset(values)), **values)
+    return {row.status: row.rows for row in rows}
 
 
-def count_bookings(
-    session: Session,
-    organization_id: int,
-    *,
-    market_date_id: int | None = None,
-    date: calendar_date | None = None,
-) -> dict[str, int]:
-    """How many bookings there are in each state that has any; `date` as when listing."""
-    wanted = _equal((_bookings.c.market_date_id, market_date_id), (_dates.c.date, date))
-    return _counts(session, _BOOKINGS, organization_id, wanted)
-
-
-def look(session: Session, model: type[Numbered], organization_id: int, number: int) -> Row[Any]:
+def look(connection: Direct, model: type[Numbered], organization_id: int, number: int) -> Any:
     """One row of the organization, with the columns that a list has.
 
     Raises `NotFound` for any other, another organization's too.
     """
-    session.flush()
     listing = _LISTINGS[model]
-    table = listing.table
-    query = listing.query.where(table.c.organization_id == organization_id, table.c.id == number)
-    row = session.connection().execute(query).first()
+    row = connection.first(listing.one, organization=organization_id, number=number)
     if row is None:
         raise NotFound(f"There is no {listing.noun} {number}.")
     return row
@@ -287,104 +218,145 @@ def midnight(day: calendar_date, timezone: str) -> datetime:
         return local.replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True)
-class _Listing:
-    """How rows of a table are listed: with which columns, and in which order."""
-
-    noun: str
-    table: Table
-    query: Select[*tuple[Any, ...]]
-    order: tuple[ColumnElement[Any], ...]
-    newest_first: bool = False
-
-
 _markets, _dates, _vendors, _applications, _bookings = (
     Base.metadata.tables[model.__tablename__]
     for model in (Market, MarketDate, Vendor, VendorApplication, Booking)
 )
 _MARKET = _markets.c.name.label("market_name")
 _VENDOR = (_vendors.c.name.label("vendor_name"), _vendors.c.category.label("vendor_category"))
+_ORGANIZATION = bindparam("organization", type_=BigInteger)
 
-_MARKETS = _Listing("market", _markets, select(_markets), (_markets.c.id,))
-_MARKET_DATES = _Listing(
-    "market date",
-    _dates,
-    select(_dates, _MARKET).join_from(_dates, _markets),
-    (_dates.c.date, _dates.c.id),
-)
-_VENDORS = _Listing("vendor", _vendors, select(_vendors), (_vendors.c.id,))
-_APPLICATIONS = _Listing(
-    "application",
-    _applications,
-    select(_applications, _MARKET, *_VENDOR)
-    .join_from(_applications, _markets)
-    .join_from(_applications, _vendors),
-    (_applications.c.id,),
-    newest_first=True,
-)
-_BOOKINGS = _Listing(
-    "booking",
-    _bookings,
-    select(_bookings, _dates.c.date, _dates.c.market_id, _MARKET, *_VENDOR)
-    .join_from(_bookings, _dates)
-    .join_from(_dates, _markets)
-    .join_from(_bookings, _vendors),
-    (_bookings.c.id,),
-    newest_first=True,
-)
+
+@dataclass(frozen=True, eq=False)
+class _Listing:
+    """How rows of a table are listed: with which columns, in which order, narrowed by what."""
+
+    noun: str
+    table: Table
+    query: Select[*tuple[Any, ...]]
+    order: tuple[ColumnElement[Any], ...]
+    filters: Mapping[str, ColumnElement[bool]] = field(default_factory=dict)
+    newest_first: bool = False
+
+    @cached_property
+    def one(self) -> Prepared:
+        return self._numbered(self.query)
+
+    @cached_property
+    def place(self) -> Prepared:
+        return self._numbered(select(*self.order))
+
+    def _numbered(self, query: Select[*tuple[Any, ...]]) -> Prepared:
+        number = bindparam("number", type_=BigInteger)  # a cursor may be any number
+        table = self.table
+        return Prepared(query.where(table.c.organization_id == _ORGANIZATION, table.c.id == number))
+
+
+@cache
+def _page_of(listing: _Listing, given: frozenset[str]) -> Prepared:
+    """The statement of a page that is narrowed by what is `given`; there are few of these."""
+    query, order = _narrowed(listing, listing.query, given), listing.order
+    if "after_0" in given:
+        here = tuple_(*(bindparam(f"after_{n}", type_=c.type) for n, c in enumerate(order)))
+        place = tuple_(*order)
+        query = query.where(place < here if listing.newest_first else place > here)
+    in_order = (c.desc() for c in order) if listing.newest_first else order
+    return Prepared(query.order_by(*in_order).limit(bindparam("limit", type_=Integer)))
+
+
+@cache
+def _counts_of(listing: _Listing, given: frozenset[str]) -> Prepared:
+    status = listing.table.c.status
+    query = listing.query.with_only_columns(status, func.count().label("rows"))
+    return Prepared(_narrowed(listing, query, given).group_by(status))
+
+
+def _narrowed(
+    listing: _Listing, query: Select[*tuple[Any, ...]], given: frozenset[str]
+) -> Select[*tuple[Any, ...]]:
+    wanted = [condition for name, condition in listing.filters.items() if name in given]
+    return query.where(listing.table.c.organization_id == _ORGANIZATION, *wanted)
+
+
+def _values(organization_id: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    values = {name: value for name, value in wanted.items() if value is not None}
+    if "q" in values:
+        q = re.sub(r"([/%_])", r"/\1", fold(values["q"]))
+        values["q"] = f"%{q}%"
+    return {"organization": organization_id, **values}
+
+
+def _equal(**columns: ColumnElement[Any]) -> dict[str, ColumnElement[bool]]:
+    return {name: column == bindparam(name) for name, column in columns.items()}
+
+
+_NAMED = {"q": _vendors.c.name_folded.like(bindparam("q"), escape="/")}
 _LISTINGS: dict[type[Numbered], _Listing] = {
-    Market: _MARKETS,
-    MarketDate: _MARKET_DATES,
-    Vendor: _VENDORS,
-    VendorApplication: _APPLICATIONS,
-    Booking: _BOOKINGS,
+    Market: _Listing("market", _markets, select(_markets), (_markets.c.id,)),
+    MarketDate: _Listing(
+        "market date",
+        _dates,
+        select(_dates, _MARKET).join_from(_dates, _markets),
+        (_dates.c.date, _dates.c.id),
+        {
+            **_equal(market_id=_dates.c.market_id, status=_dates.c.status),
+            "since": _dates.c.date >= bindparam("since"),
+            "until": _dates.c.date <= bindparam("until"),
+        },
+    ),
+    Vendor: _Listing("vendor", _vendors, select(_vendors), (_vendors.c.id,), _NAMED),
+    VendorApplication: _Listing(
+        "application",
+        _applications,
+        select(_applications, _MARKET, *_VENDOR)
+        .join_from(_applications, _markets)
+        .join_from(_applications, _vendors),
+        (_applications.c.id,),
+        {**_equal(status=_applications.c.status, market_id=_applications.c.market_id), **_NAMED},
+        newest_first=True,
+    ),
+    Booking: _Listing(
+        "booking",
+        _bookings,
+        select(_bookings, _dates.c.date, _dates.c.market_id, _MARKET, *_VENDOR)
+        .join_from(_bookings, _dates)
+        .join_from(_dates, _markets)
+        .join_from(_bookings, _vendors),
+        (_bookings.c.id,),
+        _equal(
+            status=_bookings.c.status,
+            market_date_id=_bookings.c.market_date_id,
+            vendor_id=_bookings.c.vendor_id,
+            date=_dates.c.date,
+        ),
+        newest_first=True,
+    ),
 }
 
 
-def _equal(*wanted: tuple[ColumnElement[Any], object]) -> list[ColumnElement[bool]]:
-    return [column == value for column, value in wanted if value is not None]
+def _dashboard() -> Prepared:
+    def count(*conditions: ColumnElement[bool]) -> ColumnElement[Any]:
+        return select(func.count()).where(*conditions).scalar_subquery()
+
+    applications = _applications.c.organization_id == _ORGANIZATION
+    bookings = _bookings.c.organization_id == _ORGANIZATION
+    upcoming = (
+        _dates.c.organization_id == _ORGANIZATION,
+        _dates.c.status == MarketDateStatus.PUBLISHED,
+        _dates.c.date >= bindparam("today"),
+    )
+    approved = _bookings.c.status == BookingStatus.APPROVED
+    numbers: dict[str, ColumnElement[Any]] = {
+        "pending_applications": count(
+            applications, _applications.c.status == ApplicationStatus.PENDING
+        ),
+        "pending_bookings": count(bookings, _bookings.c.status == BookingStatus.PENDING),
+        "pending_orders": count(bookings, approved, _bookings.c.paid.is_(False)),
+        "upcoming_market_dates": count(*upcoming),
+        "next_market_date": select(func.min(_dates.c.date)).where(*upcoming).scalar_subquery(),
+        "total_vendors": count(_vendors.c.organization_id == _ORGANIZATION),
+    }
+    return Prepared(select(*(number.label(name) for name, number in numbers.items())))
 
 
-def _named(q: str | None) -> list[ColumnElement[bool]]:
-    return [_vendors.c.name_folded.contains(fold(q), autoescape=True)] if q else []
-
-
-def _counts(
-    session: Session, listing: _Listing, organization_id: int, wanted: list[ColumnElement[bool]]
-) -> dict[str, int]:
-    table = listing.table
-    query = listing.query.with_only_columns(table.c.status, func.count())
-    query = query.where(table.c.organization_id == organization_id, *wanted)
-    rows = session.connection().execute(query.group_by(table.c.status))
-    return {status: count for status, count in rows}
-
-
-def _page(
-    session: Session,
-    listing: _Listing,
-    organization_id: int,
-    wanted: list[ColumnElement[bool]],
-    cursor: str | None,
-    limit: int,
-) -> Page:
-    """One page by its place in the order, not by counting, so that any depth costs the same.
-
-    The cursor is the number of the page's last row. Raises `Malformed` when it is none of this
-    organization's.
-    """
-    table, order, connection = listing.table, listing.order, session.connection()
-    query = listing.query.where(table.c.organization_id == organization_id, *wanted)
-    if cursor is not None:
-        here = connection.execute(
-            select(*order).where(
-                table.c.organization_id == organization_id,
-                table.c.id == literal(cursor_number(cursor), BigInteger),  # it may be any number
-            )
-        ).first()
-        if here is None:
-            raise Malformed("This cursor is not known.", code="invalid_cursor")
-        place = tuple_(*order)
-        query = query.where(place < tuple(here) if listing.newest_first else place > tuple(here))
-    query = query.order_by(*(c.desc() for c in order) if listing.newest_first else order)
-    rows = connection.execute(query.limit(limit + 1)).all()
-    return Page(rows[:limit], str(rows[limit - 1].id) if len(rows) > limit else None)
+_DASHBOARD = _dashboard()

@@ -4,6 +4,7 @@ Times are stored in UTC. Market data is numbered per organization, from 1: its p
 (organization_id, id), so nothing can be found, or pointed to, across organizations.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from datetime import date as calendar_date
 from enum import StrEnum
@@ -36,20 +37,29 @@ ROTATE_AFTER = timedelta(days=180)  # the product's own rule: rotate every three
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """Aware UTC times, also on SQLite, which keeps no time zone."""
+    """Aware UTC times, also on SQLite, which keeps them as text without a zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.astimezone(UTC).replace(tzinfo=None if dialect.name == "sqlite" else UTC)
+    def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], Any]:
+        def to_database(value: datetime | None) -> object:
+            if value is None:
+                return None
+            value = value.astimezone(UTC)
+            return value.isoformat(" ", "microseconds")[:26] if as_text else value
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        as_text = dialect.name == "sqlite"
+        return to_database
+
+    def result_processor(self, dialect: Dialect, _: object) -> Callable[[Any], datetime | None]:
+        def from_text(value: str | None) -> datetime | None:
+            return None if value is None else datetime.fromisoformat(value + "+00:00")
+
+        def from_moment(value: datetime | None) -> datetime | None:
+            return None if value is None else value.astimezone(UTC)
+
+        return from_text if dialect.name == "sqlite" else from_moment
 
 
 ID_MAX = 2**63 - 1  # a greater number is no row's, and a database refuses to look for it

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
-from convene_keys import audit, keys, limits, markets, tokens
+from convene_keys import audit, keys, limits, markets, seals, tokens
 from convene_keys import schemas as s
 from convene_keys.audit import Actor, Origin, Target
 from convene_keys.errors import (
@@ -30,7 +29,15 @@ from convene_keys.errors import (
     Unauthenticated,
 )
 from convene_keys.events import Action, Outcome
-from convene_keys.extensions import Statement, reading, transaction, write, write_together
+from convene_keys.extensions import (
+    Statement,
+    db,
+    direct,
+    reading,
+    transaction,
+    write,
+    write_together,
+)
 from convene_keys.models import (
     MAKERS_OF_KEYS,
     ApplicationStatus,
@@ -44,6 +51,7 @@ from convene_keys.models import (
     Vendor,
     VendorApplication,
 )
+from convene_keys.prepared import Direct
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +61,26 @@ OFF_LIMITS = ("account", "password", "billing", "stripe", "members", "api_keys")
 
 @dataclass
 class Call:
-    """One call under way: in which transaction, by whom, and what the log is told of it."""
+    """One call under way: in what, by whom, and what the log is told of it.
 
-    session: Session
+    Within a transaction when it may change something; one that only reads has just a connection.
+    """
+
+    within: Session | Direct
     actor: Actor
     organization: markets.Place
-    key: Row[Any] | None = None
+    key: Any = None
     target: Target | None = None
     detail: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def connection(self) -> Direct:
+        return _connection(self.within)
+
+    @property
+    def session(self) -> Session:
+        assert isinstance(self.within, Session), "only a call that changes something has one"  # noqa: S101
+        return self.within
 
 
 @dataclass(frozen=True)
@@ -180,8 +200,8 @@ def _as_key(
             raise Unauthenticated("This is not an API key.", code="key_unknown")
         raise Unauthenticated("Send an API key as Authorization: Bearer KEY.", code="key_missing")
     try:
-        with transaction() if changes else reading() as session:
-            key = keys.find(session, token, peppers)
+        with transaction() if changes else reading() as within:
+            key = keys.find(_connection(within), token, peppers)
             refusal = keys.refusal(key)
             if refusal is None and (standing := limiter.hit(key.id, token)).exceeded:
                 refusal = TooMany(
@@ -191,16 +211,16 @@ def _as_key(
                     code="rate_limited",
                 )
             if refusal is None:
-                call = Call(session, Actor.of_key(key, origin), _place(key), key)
+                call = Call(within, Actor.of_key(key, origin), _place(key), key)
                 answer, event = _attempt(action, call, act)
                 statements = [*keys.notes_of_use(key, token, origin, peppers), event]
-                if changes:
-                    write(session, statements)
+                if isinstance(within, Session):
+                    write(within, statements)
+                else:
+                    write_together(within, statements)
         if refusal is not None:
             _note_refusal(key, origin, refusal)
             raise refusal
-        if not changes:
-            write_together(session.get_bind().engine, statements)
     except Unauthenticated as problem:
         if problem.code == "key_unknown":
             limiter.fail(origin.network)
@@ -213,22 +233,26 @@ def _as_key(
     return _answered(answer)
 
 
-def _note_refusal(key: Row[Any], origin: Origin, refusal: Problem) -> None:
+def _note_refusal(key: Any, origin: Origin, refusal: Problem) -> None:
     if not isinstance(refusal, TooMany):
         with transaction() as session:
             keys.note_refusal(session, key.organization_id, key.id, origin, refusal.code)
         return
     limiter = limits.current()
     count = limiter.refuse(key.id)
-    with reading() as session:  # so that a key that runs wild holds no writer up
-        told = keys.limit_told(session, key)
+    with reading() as connection:  # so that a key that runs wild holds no writer up
+        told = keys.limit_told(connection, key)
     if not told:
         with transaction() as session:
             count = keys.note_limited(session, key, origin, count)
         limiter.tell(key.id, count)
 
 
-def _place(key: Row[Any]) -> markets.Place:
+def _connection(within: Session | Direct) -> Direct:
+    return within if isinstance(within, Direct) else direct(within)
+
+
+def _place(key: Any) -> markets.Place:
     return markets.Place(
         key.organization_id, key.organization_name, key.organization_slug, key.organization_timezone
     )
@@ -245,7 +269,8 @@ def _attempt(
         answer = problem
         outcome = Outcome.DENIED if problem.status == 403 else Outcome.FAILED
         call.detail["code"] = problem.code
-    return answer, audit.event(call.session, call.actor, action, call.target, outcome, call.detail)
+    key = seals.keys_of(db.engine)[0]
+    return answer, audit.event(key, call.actor, action, call.target, outcome, call.detail)
 
 
 def _answered(answer: BaseModel | Problem) -> BaseModel:
@@ -292,10 +317,10 @@ def _record_crash(action: Action, token: str, origin: Origin, peppers: Sequence[
     """Tell the log of a call that failed by a fault of ours, in a transaction of its own."""
     try:
         with transaction() as session:
-            key = keys.find(session, token, peppers)
+            key = keys.find(direct(session), token, peppers)
             actor, detail = Actor.of_key(key, origin), {"code": "internal"}
-            event = audit.event(session, actor, action, None, Outcome.FAILED, detail)
-            write(session, [*keys.notes_of_use(key, token, origin, peppers), event])
+            write(session, keys.notes_of_use(key, token, origin, peppers))
+            audit.record(session, actor, action, outcome=Outcome.FAILED, detail=detail)
     except Exception:
         log.exception("a failed call could not be recorded")
 
@@ -329,17 +354,15 @@ def _whoami(call: Call, _: s.Nothing) -> BaseModel:
 
 
 def _dashboard(call: Call, _: s.Nothing) -> BaseModel:
-    counts = markets.dashboard(call.session, call.organization)
+    counts = markets.dashboard(call.connection, call.organization)
     return s.DashboardOut(
         organization=s.OrganizationOut.model_validate(call.organization), **vars(counts)
     )
 
 
-def _listing(
-    read: Callable[..., markets.Page], output: type[BaseModel]
-) -> Callable[[Call, BaseModel], BaseModel]:
+def _listing(model: type[Any], output: type[BaseModel]) -> Callable[[Call, BaseModel], BaseModel]:
     def handler(call: Call, wanted: BaseModel) -> BaseModel:
-        page = read(call.session, call.actor.organization_id, **dict(wanted))
+        page = markets.page(call.connection, model, call.organization.id, **dict(wanted))
         call.detail["count"] = len(page.rows)
         return output.model_validate(
             {"data": page.rows, "next_cursor": page.next_cursor}, from_attributes=True
@@ -350,7 +373,7 @@ def _listing(
 
 def _showing(model: type[Any], output: type[BaseModel]) -> Callable[[Call, s.One], BaseModel]:
     def handler(call: Call, wanted: s.One) -> BaseModel:
-        row = markets.look(call.session, model, call.organization.id, wanted.id)
+        row = markets.look(call.connection, model, call.organization.id, wanted.id)
         return output.model_validate(row)
 
     return handler
@@ -400,7 +423,7 @@ def _list_events(call: Call, wanted: s.ListEvents) -> BaseModel:
     chosen = audit.Filter(key=call.key.id, action=wanted.action or "", since=wanted.since)
     before = markets.cursor_number(wanted.before)
     events, cursor = audit.page(
-        call.session, call.organization.id, chosen, before=before, limit=wanted.limit
+        db.session(), call.organization.id, chosen, before=before, limit=wanted.limit
     )
     call.detail["count"] = len(events)
     return s.EventList.model_validate(
@@ -433,7 +456,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "list_markets", "GET", "/markets", Action.MARKET_LISTED,
         "List markets",
         "The organization's markets.",
-        s.ListMarkets, s.MarketList, _listing(markets.list_markets, s.MarketList),
+        s.ListMarkets, s.MarketList, _listing(Market, s.MarketList),
     ),
     Operation(
         "get_market", "GET", "/markets/{id}", Action.MARKET_VIEWED,
@@ -446,7 +469,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "List market dates",
         "Market dates in the order of the calendar, of one market, state or span of days.",
         s.ListMarketDates, s.MarketDateList,
-        _listing(markets.list_market_dates, s.MarketDateList),
+        _listing(MarketDate, s.MarketDateList),
     ),
     Operation(
         "get_market_date", "GET", "/market_dates/{id}", Action.MARKET_DATE_VIEWED,
@@ -458,7 +481,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "list_vendors", "GET", "/vendors", Action.VENDOR_LISTED,
         "List vendors",
         "Vendors, or those with a word in their name.",
-        s.ListVendors, s.VendorList, _listing(markets.list_vendors, s.VendorList),
+        s.ListVendors, s.VendorList, _listing(Vendor, s.VendorList),
     ),
     Operation(
         "get_vendor", "GET", "/vendors/{id}", Action.VENDOR_VIEWED,
@@ -471,7 +494,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "List vendor applications",
         "Applications of vendors to markets, newest first, by state, market or vendor's name.",
         s.ListApplications, s.ApplicationList,
-        _listing(markets.list_applications, s.ApplicationList),
+        _listing(VendorApplication, s.ApplicationList),
     ),
     Operation(
         "get_vendor_application", "GET", "/vendor_applications/{id}", Action.APPLICATION_VIEWED,
@@ -498,7 +521,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "list_bookings", "GET", "/bookings", Action.BOOKING_LISTED,
         "List bookings",
         "Bookings of stalls, newest first, by state, market date, vendor or day.",
-        s.ListBookings, s.BookingList, _listing(markets.list_bookings, s.BookingList),
+        s.ListBookings, s.BookingList, _listing(Booking, s.BookingList),
     ),
     Operation(
         "get_booking", "GET", "/bookings/{id}", Action.BOOKING_VIEWED,

@@ -13,7 +13,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
 )
 
 from convene_keys.events import Action
@@ -65,13 +64,10 @@ def _given(read: Callable[[str], Any], shape: str, value: object) -> Any:
     raise ValueError(f"Write it like {shape}.")
 
 
-def _rfc3339(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-Moment = Annotated[datetime, AfterValidator(_utc), PlainSerializer(_rfc3339, when_used="json")]
 GivenMoment = Annotated[
-    Moment, BeforeValidator(partial(_given, datetime.fromisoformat, "2026-11-24T09:30:00Z"))
+    datetime,
+    AfterValidator(_utc),
+    BeforeValidator(partial(_given, datetime.fromisoformat, "2026-11-24T09:30:00Z")),
 ]
 GivenDay = Annotated[Day, BeforeValidator(partial(_given, Day.fromisoformat, "2026-11-24"))]
 
@@ -159,8 +155,8 @@ class KeyOut(Output):
     hint: str
     tool: Tool
     scope: Scope
-    created_at: Moment
-    expires_at: Moment | None
+    created_at: datetime
+    expires_at: datetime | None
 
 
 class WhoAmI(Output):
@@ -203,7 +199,7 @@ class VendorOut(Output):
     contact_name: str
     email: str
     phone: str
-    created_at: Moment
+    created_at: datetime
 
 
 class ApplicationOut(Output):
@@ -215,9 +211,9 @@ class ApplicationOut(Output):
     vendor_name: str
     message: str
     note: str
-    submitted_at: Moment
-    decided_at: Moment | None
-    reminded_at: Moment | None
+    submitted_at: datetime
+    decided_at: datetime | None
+    reminded_at: datetime | None
 
 
 class BookingOut(Output):
@@ -234,13 +230,13 @@ class BookingOut(Output):
     amount: int = Field(description="In minor units of the currency: 4500 is 45.00")
     currency: str = Field(description="ISO 4217")
     reason: str
-    created_at: Moment
-    decided_at: Moment | None
+    created_at: datetime
+    decided_at: datetime | None
 
 
 class EventOut(Output):
     id: int
-    at: Moment
+    at: datetime
     organization_id: int
     actor: str
     key_id: int | None

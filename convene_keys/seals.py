@@ -16,7 +16,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Row, func, select, text, tuple_
+from sqlalchemy import Connection, CursorResult, Engine, Row, func, select, text, tuple_
 from sqlalchemy.orm import Session
 
 from convene_keys import clock
@@ -56,6 +56,7 @@ BATCH_MAX = 5_000  # events of all organizations together
 PATIENCE = "2s"
 OVERDUE = timedelta(minutes=5)
 _FIRST = bytes(32)
+_PLAIN = (str, int, type(None))
 _ENTRY = struct.Struct(">q8s")  # an event's id and the beginning of its mac
 _GLANCE = 200
 
@@ -65,9 +66,9 @@ def keys(peppers: Sequence[str]) -> tuple[bytes, ...]:
     return tuple(hmac.digest(p.encode(), b"convene-keys audit log", "sha256") for p in peppers)
 
 
-def keys_of(session: Session) -> tuple[bytes, ...]:
-    """The keys that `create_app` gave to the session's engine."""
-    found: tuple[bytes, ...] = session.get_bind().get_execution_options()["audit_keys"]
+def keys_of(bind: Engine | Connection) -> tuple[bytes, ...]:
+    """The keys that `create_app` gave to the engine."""
+    found: tuple[bytes, ...] = bind.get_execution_options()["audit_keys"]
     return found
 
 
@@ -77,7 +78,8 @@ def mac(values: Mapping[str, Any], key: bytes) -> bytes:
 
 
 def _hmac(kind: str, values: Mapping[str, Any], columns: Sequence[str], key: bytes) -> bytes:
-    message = json.dumps([kind, *(_plain(values[column]) for column in columns)])
+    plain = [kind, *[v if isinstance(v := values[c], _PLAIN) else _plain(v) for c in columns]]
+    message = json.dumps(plain)
     return hmac.digest(key, message.encode(), "sha256")
 
 
@@ -178,7 +180,7 @@ def _close(session: Session, organization_id: int, events: Sequence[Row[int, int
         "previous": before.signature if before else _FIRST,
         "sealed_at": clock.now(),
     }
-    signature = _hmac("seal", values, _SIGNED, keys_of(session)[0])
+    signature = _hmac("seal", values, _SIGNED, keys_of(session.get_bind())[0])
     session.add(AuditSeal(**values, signature=signature, entries=entries))
     return len(events)
 
@@ -232,7 +234,7 @@ def verify(session: Session, organization_id: int, known: Sequence[Head] = ()) -
     connection = session.connection(execution_options=snapshot if postgresql else {})
     verdict = Verdict(organization_id)
     try:
-        _walk(connection, verdict, known, keys_of(session), _mark(session))
+        _walk(connection, verdict, known, keys_of(session.get_bind()), _mark(session))
     except _Bad as bad:
         verdict.event_id, verdict.problem = bad.event_id, bad.problem
     session.rollback()
@@ -340,7 +342,7 @@ class Glance:
 
 def glance(session: Session, organization_id: int) -> Glance:
     """A check that costs the same however long the log is: the newest seal and its last events."""
-    connection, keys = session.connection(), keys_of(session)
+    connection, keys = session.connection(), keys_of(session.get_bind())
     newest = _seals(connection, organization_id, "ORDER BY batch DESC LIMIT 1").first()
     late = (
         select(AuditEvent.id)

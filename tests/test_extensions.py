@@ -1,19 +1,20 @@
 """Writing together: one commit for many calls, and only the one at fault fails."""
 
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
 from flask import Flask
-from sqlalchemy import Engine, event, insert, select
-from sqlalchemy.exc import IntegrityError, StatementError
+from sqlalchemy import insert, select
+from sqlalchemy.exc import IntegrityError
 
-from convene_keys.extensions import Statement, _queue_of, db, write_together
+from convene_keys import extensions
+from convene_keys.extensions import Statement, _queue_of, db, reading
 from convene_keys.models import Base, Organization
+from convene_keys.prepared import Direct, Prepared
 
-TABLE = Base.metadata.tables["organization"]
-INSERT = insert(TABLE)
+COLUMNS = ("name", "slug", "status", "timezone", "plan", "created_at")
+INSERT = Prepared(insert(Base.metadata.tables["organization"]).inline(), COLUMNS)
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
@@ -27,26 +28,38 @@ def _slugs() -> set[str]:
     return set(db.session.scalars(select(Organization.slug)))
 
 
+def write_together(statements: list[Statement]) -> None:
+    with reading() as connection:
+        extensions.write_together(connection, statements)
+
+
 @pytest.fixture
-def commits(app: Flask) -> list[None]:
+def commits(app: Flask, monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """Grows by one with each commit."""
     made: list[None] = []
-    event.listen(db.engine, "commit", lambda _: made.append(None))
+    commit = Direct.commit
+
+    def counted(connection: Direct) -> None:
+        commit(connection)
+        made.append(None)
+
+    monkeypatch.setattr(Direct, "commit", counted)
     return made
 
 
-def _all_at_once(engine: Engine, writes: list[Callable[[], None]]) -> list[BaseException]:
+def _all_at_once(app: Flask, writes: list[list[Statement]]) -> list[BaseException]:
     """Let each of `writes` wait in line behind a writer that holds the turn; then let them go."""
     errors: list[BaseException] = []
 
-    def run(write: Callable[[], None]) -> None:
+    def run(statements: list[Statement]) -> None:
         try:
-            write()
+            with app.app_context():
+                write_together(statements)
         except BaseException as error:  # noqa: BLE001
             errors.append(error)
 
-    queue = _queue_of(engine)
-    threads = [threading.Thread(target=run, args=[write]) for write in writes]
+    queue = _queue_of(db.engine)
+    threads = [threading.Thread(target=run, args=[statements]) for statements in writes]
     with queue.turn:
         for number, thread in enumerate(threads, 1):
             thread.start()
@@ -58,9 +71,7 @@ def _all_at_once(engine: Engine, writes: list[Callable[[], None]]) -> list[BaseE
 
 
 def test_those_who_wait_share_one_commit(app: Flask, commits: list[None]) -> None:
-    engine = db.engine
-    writes = [lambda n=n: write_together(engine, [_organization(f"o{n}")]) for n in range(6)]
-    assert _all_at_once(engine, writes) == []
+    assert _all_at_once(app, [[_organization(f"o{n}")] for n in range(6)]) == []
     assert _slugs() == {f"o{n}" for n in range(6)}
     assert len(commits) == 1
 
@@ -70,31 +81,32 @@ def test_those_who_wait_share_one_commit(app: Flask, commits: list[None]) -> Non
     ("bad", "error"),
     [
         (_organization("taken"), IntegrityError),  # the database refuses it
-        (_organization("never", "no moment"), StatementError),  # it never gets that far
+        (_organization("never", "no moment"), AttributeError),  # it never gets that far
     ],
 )
 def test_only_the_one_at_fault_fails(
     app: Flask, bad: Statement, error: type[Exception], place: int
 ) -> None:
-    engine = db.engine
-    write_together(engine, [_organization("taken")])
+    write_together([_organization("taken")])
     statements = [_organization(slug) for slug in ("a", "b", "c")]
     statements.insert(place, bad)
-    writes = [lambda s=s: write_together(engine, [s]) for s in statements]
-    errors = _all_at_once(engine, writes)
+    errors = _all_at_once(app, [[statement] for statement in statements])
     assert [type(each) for each in errors] == [error]
     assert _slugs() == {"taken", "a", "b", "c"}
-    assert not _queue_of(engine).waiting
+    queue = _queue_of(db.engine)
+    assert not queue.waiting
+    assert not queue.led
+    write_together([_organization("later")])
 
 
 def test_what_one_caller_writes_is_written_whole_or_not_at_all(app: Flask) -> None:
-    write_together(db.engine, [_organization("taken")])
+    write_together([_organization("taken")])
     with pytest.raises(IntegrityError):
-        write_together(db.engine, [_organization("new"), _organization("taken")])
+        write_together([_organization("new"), _organization("taken")])
     assert _slugs() == {"taken"}
 
 
 def test_it_is_on_disk_when_it_returns(app: Flask) -> None:
-    write_together(db.engine, [_organization("there")])
+    write_together([_organization("there")])
     db.engine.dispose()
     assert _slugs() == {"there"}

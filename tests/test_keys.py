@@ -13,7 +13,7 @@ from convene_keys import audit, clock, keys, tokens
 from convene_keys.audit import Actor, Origin
 from convene_keys.errors import Invalid, NotFound, Unauthenticated
 from convene_keys.events import Action
-from convene_keys.extensions import db, transaction, write
+from convene_keys.extensions import db, direct, transaction, write
 from convene_keys.models import ApiKey, AuditEvent, KeyStatus, Member, Organization, Scope, Tool
 from tests import factories as make
 from tests.conftest import Clock
@@ -352,9 +352,9 @@ def test_key_without_a_creator_names_nobody(organization: Organization) -> None:
 
 def test_find_tells_whose_key_it_is(organization: Organization) -> None:
     key, token = make.api_key(organization)
-    assert keys.find(db.session(), token, PEPPERS).id == key.id
+    assert keys.find(direct(db.session()), token, PEPPERS).id == key.id
     with pytest.raises(Unauthenticated) as info:
-        keys.find(db.session(), tokens.mint(), PEPPERS)
+        keys.find(direct(db.session()), tokens.mint(), PEPPERS)
     assert info.value.code == "key_unknown"
 
 
@@ -362,15 +362,15 @@ def test_use_moves_a_key_to_the_newest_pepper(organization: Organization) -> Non
     key, token = make.api_key(organization)
     newest = "a newer pepper of at least 32 characters"
     with transaction() as session:
-        found = keys.find(session, token, [newest, PEPPER])
+        found = keys.find(direct(session), token, [newest, PEPPER])
         assert found.id == key.id
         write(session, keys.notes_of_use(found, token, ORIGIN, [newest, PEPPER]))
     db.session.refresh(key)
     assert key.pepper_id == tokens.pepper_id(newest)
     assert key.digest == tokens.digest(token, newest)
-    assert keys.find(db.session(), token, [newest]).id == key.id
+    assert keys.find(direct(db.session()), token, [newest]).id == key.id
     with pytest.raises(Unauthenticated):
-        keys.find(db.session(), token, PEPPERS)
+        keys.find(direct(db.session()), token, PEPPERS)
 
 
 def test_refusal_tells_why(organization: Organization, hands: Clock) -> None:
@@ -378,9 +378,9 @@ def test_refusal_tells_why(organization: Organization, hands: Clock) -> None:
     _, working = make.api_key(organization, "A", expires_at=now + timedelta(seconds=1))
     _, expired = make.api_key(organization, "B", expires_at=now)
     _, revoked = make.api_key(organization, "C", expires_at=now, revoked_at=now, released_at=now)
-    assert keys.refusal(keys.find(db.session(), working, PEPPERS)) is None
+    assert keys.refusal(keys.find(direct(db.session()), working, PEPPERS)) is None
     for token, code in ((expired, "key_expired"), (revoked, "key_revoked")):
-        problem = keys.refusal(keys.find(db.session(), token, PEPPERS))
+        problem = keys.refusal(keys.find(direct(db.session()), token, PEPPERS))
         assert problem is not None
         assert (problem.status, problem.code) == (401, code)
 
@@ -388,7 +388,9 @@ def test_refusal_tells_why(organization: Organization, hands: Clock) -> None:
 def _use(key: ApiKey, token: str, origin: Origin) -> bool:
     """Note a use as the runner does; whether anything was to be written."""
     with transaction() as session:
-        notes = keys.notes_of_use(keys.find(session, token, PEPPERS), token, origin, PEPPERS)
+        notes = keys.notes_of_use(
+            keys.find(direct(session), token, PEPPERS), token, origin, PEPPERS
+        )
         write(session, notes)
     db.session.refresh(key)
     return bool(notes)

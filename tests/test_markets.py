@@ -1,6 +1,5 @@
 """Market data: numbers of the dashboard, states, and lists that page."""
 
-from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -9,7 +8,7 @@ from flask import Flask
 
 from convene_keys import clock, markets
 from convene_keys.errors import Conflict, Malformed, NotFound
-from convene_keys.extensions import db
+from convene_keys.extensions import db, direct
 from convene_keys.models import (
     ApplicationStatus,
     Booking,
@@ -17,6 +16,7 @@ from convene_keys.models import (
     Market,
     MarketDate,
     MarketDateStatus,
+    Numbered,
     Organization,
     Vendor,
     VendorApplication,
@@ -108,7 +108,7 @@ def season(organization: Organization) -> Organization:
 
 
 def test_dashboard_counts(season: Organization) -> None:
-    assert markets.dashboard(db.session(), season) == markets.Dashboard(
+    assert markets.dashboard(direct(db.session()), season) == markets.Dashboard(
         pending_applications=3,
         pending_bookings=5,
         pending_orders=3,
@@ -120,7 +120,7 @@ def test_dashboard_counts(season: Organization) -> None:
 
 def test_dashboard_of_an_empty_organization(organization: Organization) -> None:
     empty = markets.Dashboard(0, 0, 0, 0, None, 0)
-    assert markets.dashboard(db.session(), organization) == empty
+    assert markets.dashboard(direct(db.session()), organization) == empty
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_today_is_the_organizations(
     season.timezone = timezone
     db.session.commit()
     assert markets.today(season) == date(2026, 11, day)
-    counts = markets.dashboard(db.session(), season)
+    counts = markets.dashboard(direct(db.session()), season)
     assert counts.upcoming_market_dates == upcoming
     assert counts.next_market_date == (TODAY if day == 24 else TODAY + timedelta(days=7))
 
@@ -148,41 +148,43 @@ def test_midnight_is_the_moment_a_day_begins_there() -> None:
 
 # Lists ---------------------------------------------------------------------------------------
 
-LISTS: list[tuple[Callable[..., markets.Page], dict[str, Any], list[int]]] = [
-    (markets.list_markets, {}, [1, 2]),
-    (markets.list_market_dates, {}, [7, 1, 2, 5, 6, 3, 4]),
-    (markets.list_market_dates, {"market_id": 2}, [4]),
-    (markets.list_market_dates, {"status": MarketDateStatus.DRAFT}, [5]),
-    (markets.list_market_dates, {"since": TODAY}, [2, 5, 6, 3, 4]),
-    (markets.list_market_dates, {"until": TODAY}, [7, 1, 2]),
-    (markets.list_market_dates, {"since": TODAY, "until": TODAY}, [2]),
-    (markets.list_market_dates, {"since": date.max, "until": date.min}, []),
-    (markets.list_vendors, {}, [1, 2, 3, 4]),
-    (markets.list_vendors, {"q": "GREEN"}, [1, 4]),
-    (markets.list_vendors, {"q": "%"}, [2]),
-    (markets.list_vendors, {"q": "_"}, [4]),
-    (markets.list_vendors, {"q": "U\u0308BER"}, [3]),
-    (markets.list_applications, {}, [6, 5, 4, 3, 2, 1]),
-    (markets.list_applications, {"status": ApplicationStatus.PENDING}, [6, 5, 1]),
-    (markets.list_applications, {"market_id": 1}, [6, 4, 2]),
-    (markets.list_applications, {"q": "green"}, [4, 3]),
-    (markets.list_bookings, {}, [*range(12, 0, -1)]),
-    (markets.list_bookings, {"status": BookingStatus.CANCELLED}, [12, 11]),
-    (markets.list_bookings, {"market_date_id": 2}, [10, 7, 4, 1]),
-    (markets.list_bookings, {"vendor_id": 1}, [12, 10, 8, 6, 4, 2]),
-    (markets.list_bookings, {"date": TODAY}, [10, 7, 4, 1]),
-    (markets.list_bookings, {"date": TODAY, "vendor_id": 2}, [7, 1]),
-    (markets.list_bookings, {"vendor_id": 99}, []),
+LISTS: list[tuple[type[Numbered], dict[str, Any], list[int]]] = [
+    (Market, {}, [1, 2]),
+    (MarketDate, {}, [7, 1, 2, 5, 6, 3, 4]),
+    (MarketDate, {"market_id": 2}, [4]),
+    (MarketDate, {"status": MarketDateStatus.DRAFT}, [5]),
+    (MarketDate, {"since": TODAY}, [2, 5, 6, 3, 4]),
+    (MarketDate, {"until": TODAY}, [7, 1, 2]),
+    (MarketDate, {"since": TODAY, "until": TODAY}, [2]),
+    (MarketDate, {"since": date.max, "until": date.min}, []),
+    (Vendor, {}, [1, 2, 3, 4]),
+    (Vendor, {"q": "GREEN"}, [1, 4]),
+    (Vendor, {"q": "%"}, [2]),
+    (Vendor, {"q": "_"}, [4]),
+    (Vendor, {"q": "U\u0308BER"}, [3]),
+    (VendorApplication, {}, [6, 5, 4, 3, 2, 1]),
+    (VendorApplication, {"status": ApplicationStatus.PENDING}, [6, 5, 1]),
+    (VendorApplication, {"market_id": 1}, [6, 4, 2]),
+    (VendorApplication, {"q": "green"}, [4, 3]),
+    (Booking, {}, [*range(12, 0, -1)]),
+    (Booking, {"status": BookingStatus.CANCELLED}, [12, 11]),
+    (Booking, {"market_date_id": 2}, [10, 7, 4, 1]),
+    (Booking, {"vendor_id": 1}, [12, 10, 8, 6, 4, 2]),
+    (Booking, {"date": TODAY}, [10, 7, 4, 1]),
+    (Booking, {"date": TODAY, "vendor_id": 2}, [7, 1]),
+    (Booking, {"vendor_id": 99}, []),
 ]
 
 
 def test_lists_take_their_filters_and_page_completely(season: Organization) -> None:
-    for read, wanted, expected in LISTS:
+    for model, wanted, expected in LISTS:
         for limit in (1, 2, 5, 100):
             found: list[int] = []
             cursor: str | None = None
             while True:
-                page = read(db.session(), season.id, cursor=cursor, limit=limit, **wanted)
+                page = markets.page(
+                    direct(db.session()), model, season.id, cursor=cursor, limit=limit, **wanted
+                )
                 assert len(page.rows) <= limit
                 found += [row.id for row in page.rows]
                 assert len(found) <= len(expected), "a page came twice"
@@ -190,47 +192,49 @@ def test_lists_take_their_filters_and_page_completely(season: Organization) -> N
                 cursor = page.next_cursor
                 if cursor is None:
                     break
-            assert found == expected, (read.__name__, wanted, limit)
+            assert found == expected, (model, wanted, limit)
 
 
 def test_counts_by_state_take_the_filters(season: Organization) -> None:
-    session, number = db.session(), season.id
-    assert markets.count_bookings(session, number) == {
+    connection, number = direct(db.session()), season.id
+    assert markets.counts(connection, Booking, number) == {
         "pending": 5,
         "approved": 4,
         "declined": 1,
         "cancelled": 2,
     }
-    assert markets.count_bookings(session, number, date=TODAY, market_date_id=2) == {
+    assert markets.counts(connection, Booking, number, date=TODAY, market_date_id=2) == {
         "pending": 2,
         "approved": 1,
         "declined": 1,
     }
-    assert markets.count_applications(session, number) == {
+    assert markets.counts(connection, VendorApplication, number) == {
         "pending": 3,
         "approved": 1,
         "declined": 1,
         "waitlisted": 1,
     }
-    assert markets.count_applications(session, number, q="GREEN", market_id=1) == {"waitlisted": 1}
-    assert markets.count_applications(session, make.organization().id) == {}
+    assert markets.counts(connection, VendorApplication, number, q="GREEN", market_id=1) == {
+        "waitlisted": 1
+    }
+    assert markets.counts(connection, VendorApplication, make.organization().id) == {}
 
 
 def test_unknown_or_foreign_cursors_are_refused(season: Organization) -> None:
     stranger = make.organization()
-    for read, _, _ in LISTS:
+    for model, _, _ in LISTS:
         for cursor in ("", "0", "999", "-1", "1.0", "x", "\0", "１", " 1", "9" * 18, "9" * 5_000):
             with pytest.raises(Malformed) as info:
-                read(db.session(), season.id, cursor=cursor)
+                markets.page(direct(db.session()), model, season.id, cursor=cursor)
             assert info.value.code == "invalid_cursor"
         with pytest.raises(Malformed):
-            read(db.session(), stranger.id, cursor="1")
+            markets.page(direct(db.session()), model, stranger.id, cursor="1")
 
 
 def test_lists_do_not_ask_for_each_row(season: Organization) -> None:
-    page = markets.list_bookings(db.session(), season.id)
-    applications = markets.list_applications(db.session(), season.id)
-    dates = markets.list_market_dates(db.session(), season.id)
+    page = markets.page(direct(db.session()), Booking, season.id)
+    applications = markets.page(direct(db.session()), VendorApplication, season.id)
+    dates = markets.page(direct(db.session()), MarketDate, season.id)
     db.session.close()  # what is read from now on would fail
     assert {row.vendor_name for row in page.rows} == {"Green Acre Farm", "50% Bakery"}
     assert {row.market_name for row in page.rows} == {"Market 1"}

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from convene_keys import clock, markets, sample_data
 from convene_keys.audit import Actor
 from convene_keys.errors import Conflict, NotFound
-from convene_keys.extensions import db
+from convene_keys.extensions import db, direct
 from convene_keys.models import (
     ApplicationStatus,
     AuditEvent,
@@ -138,12 +138,12 @@ def test_booking_123_waits_for_the_next_market_date(app: Flask, hands: Clock, da
     make(organization)  # of another day, so that this one's rows are no coincidence
     other = create.organization()
     make(other, day)
-    coming = markets.dashboard(db.session(), other).next_market_date
+    coming = markets.dashboard(direct(db.session()), other).next_market_date
     booking = db.session.get_one(Booking, (other.id, 123))
     assert booking.status == BookingStatus.PENDING
     assert booking.market_date.date == coming
-    waiting = markets.list_bookings(
-        db.session(), other.id, status=BookingStatus.PENDING, date=coming
+    waiting = markets.page(
+        direct(db.session()), Booking, other.id, status=BookingStatus.PENDING, date=coming
     )
     assert len(waiting.rows) >= 4
 

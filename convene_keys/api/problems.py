@@ -25,6 +25,6 @@ def problem_document(problem: Problem) -> Response:
     return Response(
         json.dumps(body, ensure_ascii=False),
         status=problem.status,
-        headers=problem.headers,
+        headers={**problem.headers, "Cache-Control": "no-store"},
         mimetype="application/problem+json",
     )

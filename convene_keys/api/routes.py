@@ -1,9 +1,11 @@
 """`/api/v1/admin`: one route an operation, and one for everything a key may not ask for."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
 from pydantic import BaseModel
@@ -24,6 +26,7 @@ from convene_keys.schemas import NUMBER_MAX
 
 T = TypeVar("T")
 BODY_MAX = 16 * 1024
+HEADERS = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1/admin")
@@ -36,9 +39,7 @@ def _view(operation: Operation) -> Callable[..., Response]:
         answer = operations.run(
             operation, presented_key() or "", read, origin(), settings().key_peppers, id
         )
-        response = Response(answer.model_dump_json(), mimetype="application/json")
-        response.headers["Cache-Control"] = "no-store"
-        return response
+        return Response(answer.model_dump_json(), headers=HEADERS)
 
     return view
 
@@ -58,10 +59,13 @@ def _input(operation: Operation, path: dict[str, int]) -> BaseModel:
 
 
 def _query() -> dict[str, str]:
-    twice = [name for name, values in request.args.lists() if len(values) > 1]
-    if twice:
-        raise Invalid([FieldError(name[:100], "Give this once only.") for name in twice])
-    return _without_id(request.args.to_dict())
+    pairs = parse_qsl(request.query_string.decode(), keep_blank_values=True)
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        count = Counter(name for name, _ in pairs)
+        twice = [name[:100] for name in given if count[name] > 1]
+        raise Invalid([FieldError(name, "Give this once only.") for name in twice])
+    return _without_id(given)
 
 
 def _body() -> dict[str, Any]:

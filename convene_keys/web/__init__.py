@@ -4,7 +4,6 @@ from flask import Flask, Response, request
 from flask_wtf.csrf import CSRFError
 
 from convene_keys.access import may
-from convene_keys.access import settings as settings_of_app
 from convene_keys.errors import Malformed
 from convene_keys.extensions import login
 from convene_keys.web import audit, auth, data, formats, health, keys, settings, team
@@ -13,19 +12,6 @@ from convene_keys.web.signed_in import load
 
 __all__ = ["init_app", "problem_page"]
 
-# Nothing is loaded from elsewhere, nothing runs inline, nobody frames these pages.
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-}
 THEMES = ("light", "dark")
 
 
@@ -64,11 +50,7 @@ def _stale_form(_: CSRFError) -> Response:
 
 
 def _headers(response: Response) -> Response:
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
-    if settings_of_app().secure:
-        response.headers["Strict-Transport-Security"] = "max-age=63072000; includeSubDomains"
-    if request.endpoint != "static":
+    if not request.path.startswith(("/api/", "/static/")):
         response.vary.add("HX-Request")
         response.headers.setdefault("Cache-Control", "no-store")
     return response

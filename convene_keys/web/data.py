@@ -1,6 +1,6 @@
 """Bookings and applications: what a key may do with them, a person does here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import date, timedelta
 from enum import StrEnum
@@ -13,11 +13,13 @@ from wtforms import RadioField, StringField, TextAreaField
 from convene_keys import markets, operations
 from convene_keys.access import Access, access, member_actor
 from convene_keys.errors import Conflict, Invalid, Malformed, NotFound
-from convene_keys.extensions import db
+from convene_keys.extensions import db, direct
 from convene_keys.models import (
     ApplicationStatus,
     Booking,
     BookingStatus,
+    Market,
+    MarketDate,
     MarketDateStatus,
     VendorApplication,
 )
@@ -74,8 +76,6 @@ class Area:
     model: type[Booking] | type[VendorApplication]
     statuses: type[StrEnum]
     filters: type[BookingFilters] | type[ApplicationFilters]
-    rows: Callable[..., markets.Page]
-    counts: Callable[..., dict[str, int]]
     columns: tuple[str, ...]
 
     @property
@@ -88,8 +88,6 @@ BOOKINGS = Area(
     Booking,
     BookingStatus,
     BookingFilters,
-    markets.list_bookings,
-    markets.count_bookings,
     ("Vendor", "Status", "Market date", "Stall"),
 )
 APPLICATIONS = Area(
@@ -97,8 +95,6 @@ APPLICATIONS = Area(
     VendorApplication,
     ApplicationStatus,
     ApplicationFilters,
-    markets.list_applications,
-    markets.count_applications,
     ("Vendor", "Status", "Market", "Message"),
 )
 
@@ -222,11 +218,11 @@ def remind_application(number: int) -> Response:
 
 
 def _list(area: Area, filters: Filters, status: int = 200) -> Response:
-    session, organization_id = db.session(), current_user.organization.id
     cursor = request.args.get("cursor") or None if request.method == "GET" else None
-    found = area.rows(
-        session,
-        organization_id,
+    found = markets.page(
+        direct(db.session()),
+        area.model,
+        current_user.organization.id,
         status=None if filters.status == ALL else area.statuses(filters.status),
         cursor=cursor,
         **filters.narrowing(),
@@ -245,19 +241,21 @@ def _list(area: Area, filters: Filters, status: int = 200) -> Response:
 
 def _around(area: Area, filters: Filters) -> dict[str, Any]:
     """What both the list and a single row of it need: the filters, and how many there are."""
-    counts = area.counts(db.session(), current_user.organization.id, **filters.narrowing())
+    counts = markets.counts(
+        direct(db.session()), area.model, current_user.organization.id, **filters.narrowing()
+    )
     counts[ALL] = sum(counts.values())
     return {"area": area, "filters": filters, "counts": counts, "tabs": [*area.statuses, ALL]}
 
 
 def _choices(area: Area) -> list[tuple[int, str]]:
     """What the list can be narrowed to: market dates, or markets."""
-    session, organization = db.session(), current_user.organization
+    connection, organization = direct(db.session()), current_user.organization
     if area is APPLICATIONS:
-        listed = markets.list_markets(session, organization.id, limit=DATES_SHOWN)
+        listed = markets.page(connection, Market, organization.id, limit=DATES_SHOWN)
         return [(market.id, market.name) for market in listed.rows]
     since = markets.today(organization) - DATES_FROM
-    dates = markets.list_market_dates(session, organization.id, since=since, limit=DATES_SHOWN)
+    dates = markets.page(connection, MarketDate, organization.id, since=since, limit=DATES_SHOWN)
     return [
         (row.id, f"{row.date:%a} {row.date.day} {row.date:%b %Y}, {row.market_name}")
         for row in dates.rows
@@ -327,7 +325,7 @@ def _get(area: Area, number: int) -> Any:
     """The organization's row. Raises `NotFound`."""
     if number > NUMBER_MAX:
         raise NotFound(f"There is no {area.noun} {number}.")
-    return markets.look(db.session(), area.model, current_user.organization.id, number)
+    return markets.look(direct(db.session()), area.model, current_user.organization.id, number)
 
 
 def _filters(area: Area) -> Filters:
