@@ -206,9 +206,13 @@ def page(
     if before is not None:
         last = get(session, organization_id, before)
         query = query.where(tuple_(AuditEvent.at, AuditEvent.id) < (last.at, last.id))
-    query = query.order_by(AuditEvent.at.desc(), AuditEvent.id.desc()).limit(limit + 1)
-    events = session.scalars(query).all()
+    events = session.scalars(_newest_first(query).limit(limit + 1)).all()
     return events[:limit], events[limit - 1].id if len(events) > limit else None
+
+
+def _newest_first(query: Select[AuditEvent]) -> Select[AuditEvent]:
+    """In an index's order, which PostgreSQL then uses even where it takes reading all for quicker."""
+    return query.order_by(AuditEvent.at.desc(), AuditEvent.id.desc())
 
 
 def get(session: Session, organization_id: int, cursor: int) -> AuditEvent:
@@ -225,7 +229,7 @@ def get(session: Session, organization_id: int, cursor: int) -> AuditEvent:
 
 def count(session: Session, organization_id: int, wanted: Filter) -> tuple[int, bool]:
     """How many events fit, and whether there are more than that: counting stops at the cap."""
-    some = matching(organization_id, wanted).with_only_columns(AuditEvent.id)
+    some = _newest_first(matching(organization_id, wanted)).with_only_columns(AuditEvent.id)
     found = session.scalar(select(func.count()).select_from(some.limit(COUNT_CAP + 1).subquery()))
     return min(found or 0, COUNT_CAP), (found or 0) > COUNT_CAP
 

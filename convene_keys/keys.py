@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
@@ -162,7 +162,7 @@ def list_keys(
     query = select(ApiKey).where(ApiKey.organization_id == organization_id, *_in_status(status))
     if q:
         query = query.where(ApiKey.name_folded.contains(fold(q), autoescape=True))
-    total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
+    total = session.scalar(query.with_only_columns(func.count())) or 0
     pages = max(1, -(-total // page_size))
     page = min(max(page, 1), pages)
     column: ColumnElement[object] = {
@@ -171,7 +171,9 @@ def list_keys(
         "last_used": ApiKey.last_used_at,
     }[sort].expression
     by_id = ApiKey.id.desc() if descending else ApiKey.id.asc()
-    ordered = column.desc().nulls_last() if descending else column.asc().nulls_first()
+    ordered = column.desc() if descending else column.asc()
+    if sort == "last_used":  # only here, since PostgreSQL's indices don't have this order
+        ordered = ordered.nulls_last() if descending else ordered.nulls_first()
     keys = session.scalars(
         query.options(joinedload(ApiKey.creator))
         .order_by(ordered, by_id)
@@ -181,10 +183,34 @@ def list_keys(
     return KeyPage(keys, total, page, pages)
 
 
+def expiring(session: Session, organization_id: int) -> int:
+    """How many of the organization's keys stop working soon."""
+    soon = select(func.count()).where(
+        ApiKey.organization_id == organization_id, *_in_status("expiring")
+    )
+    return session.scalar(soon) or 0
+
+
+def any_ever(session: Session, organization_id: int) -> bool:
+    """Whether the organization ever had a key."""
+    one = select(ApiKey.id).where(ApiKey.organization_id == organization_id).limit(1)
+    return session.scalar(one) is not None
+
+
 def names(session: Session, organization_id: int) -> Sequence[ApiKey]:
-    """Every key the organization ever had, by name: for choosing one in the audit log."""
+    """Every key the organization ever had, by name."""
     return session.scalars(
         select(ApiKey)
+        .where(ApiKey.organization_id == organization_id)
+        .order_by(ApiKey.name_folded, ApiKey.id)
+    ).all()
+
+
+def choices(session: Session, organization_id: int) -> Sequence[Row[int, str, bool]]:
+    """`id`, `name` and `ended` of the same keys: for choosing one in the audit log."""
+    (ended,) = _in_status("revoked")
+    return session.execute(
+        select(ApiKey.id, ApiKey.name, ended.label("ended"))
         .where(ApiKey.organization_id == organization_id)
         .order_by(ApiKey.name_folded, ApiKey.id)
     ).all()

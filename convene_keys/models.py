@@ -229,6 +229,7 @@ class ApiKey(Base):
         Index(None, "organization_id", "created_at", "id"),
         Index(None, "organization_id", "name_folded", "id"),
         Index(None, "organization_id", "last_used_at", "id"),
+        Index(None, "organization_id", "revoked_at", "expires_at"),  # to count by status
         {"sqlite_autoincrement": True},
     )
 

@@ -332,6 +332,26 @@ def test_list_in_pages(shelf: Organization) -> None:
     assert (empty.keys, empty.total, empty.pages) == ([], 0, 1)
 
 
+def test_choices_tell_which_keys_have_ended(shelf: Organization) -> None:
+    found = [(key.name, key.ended) for key in keys.choices(db.session(), shelf.id)]
+    assert found == [
+        ("alpha 50%", False),
+        ("Bravo", False),
+        ("Charlie", False),
+        ("Delta", True),
+        ("Echo", True),
+        ("Élan_", False),
+    ]
+
+
+def test_what_the_list_says_beside_its_rows(shelf: Organization) -> None:
+    assert keys.expiring(db.session(), shelf.id) == 1
+    assert keys.any_ever(db.session(), shelf.id)
+    empty = make.organization()
+    assert keys.expiring(db.session(), empty.id) == 0
+    assert not keys.any_ever(db.session(), empty.id)
+
+
 def test_names_lists_every_key_there_ever_was(shelf: Organization) -> None:
     assert [key.name for key in keys.names(db.session(), shelf.id)] == [
         "alpha 50%",

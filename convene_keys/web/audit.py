@@ -73,13 +73,15 @@ def index() -> Response:
     if before is not None and is_htmx():
         last = audit.get(session, organization_id, before)
         return page("audit/_events.html", continued_day=day(last.at), **context)
-    count, capped = audit.count(session, organization_id, wanted)
+    count, capped = len(events), False
+    if before is not None or next_before is not None:  # otherwise this page is all there is
+        count, capped = audit.count(session, organization_id, wanted)
     return page(
         "audit/list.html",
         "audit/_log.html",
         count=count,
         count_capped=capped,
-        keys=keys.names(session, organization_id),
+        keys=keys.choices(session, organization_id),
         actions=[(action.value, action.label) for action in Action],
         members=team.members(session, organization_id),
         seal=None if is_htmx() else seals.glance(session, organization_id),

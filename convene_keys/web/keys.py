@@ -86,9 +86,10 @@ class RevokeForm(FreshForm):
 @access(Access.VIEWER)
 def index() -> Response:
     filters, number = _filters()
+    session, organization_id = db.session(), current_user.organization.id
     found = keys.list_keys(
-        db.session(),
-        current_user.organization.id,
+        session,
+        organization_id,
         q=filters.q,
         status=filters.status,
         sort=filters.sort,
@@ -103,8 +104,8 @@ def index() -> Response:
         page=found.page,
         pages=found.pages,
         filters=filters,
-        has_keys=bool(found.total) or _count("all") > 0,
-        attention=_count("expiring"),
+        has_keys=bool(found.total) or keys.any_ever(session, organization_id),
+        attention=keys.expiring(session, organization_id),
     )
 
 
@@ -203,11 +204,6 @@ def _show(key: ApiKey, form: RenameForm, status: int = 200) -> Response:
     )
     fragment = "keys/_rename.html" if status == 422 else None
     return page("keys/show.html", fragment, status=status, key=key, form=form, events=events)
-
-
-def _count(status: Status) -> int:
-    listed = keys.list_keys(db.session(), current_user.organization.id, status=status, page_size=1)
-    return listed.total
 
 
 def _filters() -> tuple[Filters, int]:

@@ -161,6 +161,7 @@ def test_htmx_gets_the_log_or_only_the_older_lines(client, maya):
 
 
 def test_counting_stops_where_it_gets_slow(client, maya, monkeypatch):
+    monkeypatch.setattr(audit_pages, "PAGE_SIZE", 2)
     monkeypatch.setattr(audit, "COUNT_CAP", 2)
     for _ in range(3):
         happened(Actor.system(maya.organization_id))
@@ -213,3 +214,14 @@ def test_that_the_log_was_taken_away_is_itself_recorded(client, maya):
     html = client.get("/admin/audit_log?action=audit.exported").text
     assert len(shown(html)) == 1
     assert "exported the audit log" in html
+
+
+def test_count_is_of_all_pages_on_each_of_them(client, maya, monkeypatch):
+    monkeypatch.setattr(audit_pages, "PAGE_SIZE", 2)
+    made = [happened(Actor.system(maya.organization_id)) for _ in range(3)]
+    address = "/admin/audit_log?action=booking.listed"
+    for query in ("", f"&before={made[1]}", f"&since=2026-11-01&before={made[1]}"):
+        assert re.search(r'role="status">\s*3 events', client.get(address + query).text), query
+    assert re.search(r'role="status">\s*0 events', client.get(f"{address}&outcome=denied").text)
+    monkeypatch.setattr(audit_pages, "PAGE_SIZE", 3)
+    assert re.search(r'role="status">\s*3 events', client.get(address).text)

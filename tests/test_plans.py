@@ -1,0 +1,87 @@
+"""What a long list costs: its queries walk an index, and neither read nor sort the rest."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import event, text
+from sqlalchemy.orm import Session
+
+from convene_keys import audit, clock, keys, seals
+from convene_keys.audit import Actor, Filter, record
+from convene_keys.events import Action
+from convene_keys.extensions import db, transaction
+from tests import factories as make
+
+READS: dict[str, Callable[[Session, int, int], Any]] = {
+    "audit log": lambda s, of, last: audit.page(s, of, Filter(), before=None, limit=50),
+    "audit log, older": lambda s, of, last: audit.page(s, of, Filter(), before=last, limit=50),
+    "of a key": lambda s, of, last: audit.page(s, of, Filter(key=1), before=None, limit=50),
+    "of a key, older": lambda s, of, last: audit.page(s, of, Filter(key=1), before=last, limit=50),
+    "of an action": lambda s, of, last: audit.page(
+        s, of, Filter(action="key.created"), before=None, limit=50
+    ),
+    "count": lambda s, of, last: audit.count(s, of, Filter()),
+    "count of a key": lambda s, of, last: audit.count(s, of, Filter(key=1)),
+    "export": lambda s, of, last: list(audit.export(s, of, Filter(key=1))),
+    "seal": lambda s, of, last: seals.glance(s, of),
+    "keys": lambda s, of, last: keys.list_keys(s, of),
+    "keys by name": lambda s, of, last: keys.list_keys(s, of, sort="name", descending=False),
+    "keys, all": lambda s, of, last: keys.list_keys(s, of, status="all"),
+    "keys that expire": lambda s, of, last: keys.expiring(s, of),
+}
+
+
+@pytest.fixture
+def organization_id(app: Flask) -> int:
+    organization = make.organization()
+    make.api_key(organization, expires_at=clock.now() + timedelta(days=1))
+    with transaction() as session:
+        record(session, Actor.system(organization.id), Action.SAMPLE_DATA_MADE)
+    seals.seal()
+    return organization.id
+
+
+@pytest.fixture
+def asked(app: Flask) -> Iterator[list[tuple[str, Any]]]:
+    """Each statement that is sent to the database, with its parameters."""
+    statements: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        statements.append((statement, parameters))
+
+    event.listen(db.engine, "before_cursor_execute", note)
+    yield statements
+    event.remove(db.engine, "before_cursor_execute", note)
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS.keys())
+def test_reads_along_an_index(
+    organization_id: int, asked: list[tuple[str, Any]], read: Callable[..., Any]
+) -> None:
+    session = db.session()
+    last = session.scalar(text("SELECT max(id) FROM audit_event"))
+    asked.clear()
+    read(session, organization_id, last)
+    session.rollback()
+    selects = [each for each in asked if each[0].lstrip().startswith("SELECT")]
+    assert selects
+    for statement, parameters in selects:
+        plan = _plan(statement, parameters)
+        for bad in ("Seq Scan on audit", "Seq Scan on api_key", "Sort", "SCAN a", "TEMP B-TREE"):
+            assert bad not in plan.replace("SCAN anon_1", ""), f"{statement}\n{plan}"
+
+
+def _plan(statement: str, parameters: Any) -> str:
+    """How the database goes about it. PostgreSQL is told that the tables are not as small as here."""
+    connection = db.session.connection()
+    explain = "EXPLAIN QUERY PLAN "
+    if connection.dialect.name == "postgresql":
+        explain = "EXPLAIN "
+        for way in ("seqscan", "sort", "bitmapscan"):
+            connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
+    lines = [str(row[-1]) for row in connection.exec_driver_sql(explain + statement, parameters)]
+    db.session.rollback()
+    return "\n".join(lines)
