@@ -4,6 +4,8 @@ import itertools
 from datetime import date
 from typing import Any
 
+from sqlalchemy import insert
+
 from convene_keys import clock, tokens
 from convene_keys.accounts import _digest
 from convene_keys.extensions import db
@@ -101,6 +103,13 @@ def market_data(of: Organization) -> None:
         _saved(
             Booking(organization_id=of.id, id=number, market_date_id=1, vendor_id=1, amount=4500)
         )
+
+
+def bookings(of: Organization, numbers: range) -> None:
+    """More bookings of what `market_data` made, all pending; at least one."""
+    values = {"organization_id": of.id, "market_date_id": 1, "vendor_id": 1, "amount": 4500}
+    db.session.execute(insert(Booking), [{**values, "id": number} for number in numbers])
+    db.session.commit()
 
 
 def _saved(row: Any) -> Any:

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Self
@@ -68,6 +70,26 @@ class Server:
     def kill(self) -> None:
         """End all of it at once, as if the machine had lost its power."""
         os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        """Ask it to finish what is under way and to end."""
+        self._process.terminate()
+
+    def ended(self) -> int | None:
+        """Its exit code, or None while it runs."""
+        return self._process.poll()
+
+    def answers(self) -> bool:
+        """Whether a stranger is served."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=0.5)
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == 200
+        except OSError:  # refused, cut off, or left to wait
+            return False
+        finally:
+            connection.close()
 
     def workers(self) -> list[int]:
         """The process ids of the workers that are alive now."""
@@ -78,6 +100,32 @@ class Server:
         os.kill(number, signal.SIGKILL)
         while number in self.workers():
             time.sleep(0.01)
+
+    def connections(self) -> dict[int, str]:
+        """Connections of which a worker has read all that was sent: the client's port, the inode.
+
+        One that no worker has taken yet has no inode.
+        """
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        here = f":{self.port:04X}"
+        return {
+            int(remote[-4:], 16): inode
+            for _, local, remote, state, queues, _, _, _, _, inode, *_ in rows
+            if local.endswith(here)
+            and state == "01"
+            and inode != "0"
+            and queues.endswith(":00000000")
+        }
+
+    def worker_of(self, client_port: int) -> int:
+        """The process id of the worker that serves this client's connection."""
+        socket_of = f"socket:[{self.connections()[client_port]}]"
+        for worker in self.workers():
+            for file in Path(f"/proc/{worker}/fd").iterdir():
+                with suppress(FileNotFoundError):  # closed since it was listed
+                    if file.readlink() == Path(socket_of):
+                        return worker
+        raise AssertionError("no worker has it")
 
     def send(
         self,
@@ -111,12 +159,19 @@ class Visitor:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         self._cookies: dict[str, str] = {}
         self._headers = headers
+        self.sent_again = 0  # requests whose connection was lost
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
+
+    @property
+    def port(self) -> int:
+        """Its own end of the connection."""
+        port: int = self._connection.sock.getsockname()[1]
+        return port
 
     def get(self, path: str) -> tuple[int, str]:
         return self._send("GET", path, None)
@@ -136,28 +191,43 @@ class Visitor:
         if self._cookies:
             headers["Cookie"] = "; ".join(f"{k}={v}" for k, v in self._cookies.items())
         try:
-            self._connection.request(method, path, body, headers)
-            answer = self._connection.getresponse()
-            text = answer.read().decode()
-        except ConnectionError:  # RemoteDisconnected is one as well
+            answer, text = self._exchange(method, path, body, headers)
+        except (ConnectionError, http.client.HTTPException):
             # gunicorn closes a kept connection when its worker has served its share.
             self._connection.close()
-            self._connection.request(method, path, body, headers)
-            answer = self._connection.getresponse()
-            text = answer.read().decode()
+            self.sent_again += 1
+            answer, text = self._exchange(method, path, body, headers)
         for header in answer.headers.get_all("Set-Cookie", []):
             for name, morsel in SimpleCookie(header).items():
                 self._cookies[name] = morsel.value
         return answer.status, text
 
+    def _exchange(
+        self, method: str, path: str, body: str | None, headers: dict[str, str]
+    ) -> tuple[http.client.HTTPResponse, str]:
+        self._connection.request(method, path, body, headers)
+        answer = self._connection.getresponse()
+        return answer, answer.read().decode()
+
+
+Call = tuple[str, str]  # a method and a path below /api/v1/admin/
+USUAL: list[Call] = [("GET", "bookings?limit=1"), ("POST", "bookings/1/approve")]
+
 
 class Load:
-    """Clients that call the API without a pause, and what became of their calls."""
+    """Clients that call the API without a pause, and what became of their calls.
 
-    def __init__(self, port: int, token: str, clients: int = 4) -> None:
-        self.acknowledged: set[str] = set()  # the request ids of calls that were answered with 200
+    They share `calls`, of which each is made once; by default the same two for ever.
+    """
+
+    def __init__(
+        self, port: int, token: str, clients: int = 4, calls: Iterator[Call] | None = None
+    ) -> None:
+        self.acknowledged: dict[str, Call] = {}  # what was answered with 200, by its request id
         self.refused: set[tuple[int, str | None]] = set()  # status and Retry-After of the others
+        self.cut_off = 0  # calls that got no answer
         self._port, self._token = port, token
+        self._calls = calls or itertools.cycle(USUAL)
         self._news = threading.Condition()
         self._over = threading.Event()
         self._clients = [threading.Thread(target=self._call, daemon=True) for _ in range(clients)]
@@ -185,22 +255,30 @@ class Load:
         while not self._over.is_set():
             connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
             try:
-                for method, path in itertools.cycle(
-                    [("GET", "bookings?limit=1"), ("POST", "bookings/1/approve")]
-                ):
-                    headers = {"Authorization": f"Bearer {self._token}"}
-                    connection.request(method, f"/api/v1/admin/{path}", headers=headers)
-                    answer = connection.getresponse()
-                    answer.read()
-                    with self._news:
-                        if answer.status == 200:
-                            self.acknowledged.add(answer.headers["X-Request-Id"])
-                        else:
-                            self.refused.add((answer.status, answer.headers["Retry-After"]))
-                        self._news.notify_all()
-                    if self._over.is_set():
-                        break
+                connection.connect()
+            except OSError:
+                self._over.wait(0.02)  # the server is gone
+                continue
+            try:
+                self._call_on(connection)
             except (OSError, http.client.HTTPException):
-                self._over.wait(0.02)  # the server is gone, or its worker has served its share
+                with self._news:  # the server is gone, or its worker has served its share
+                    self.cut_off += 1
             finally:
                 connection.close()
+
+    def _call_on(self, connection: http.client.HTTPConnection) -> None:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        while not self._over.is_set():
+            method, path = next(self._calls)
+            connection.request(method, f"/api/v1/admin/{path}", headers=headers)
+            answer = connection.getresponse()
+            answer.read()
+            with self._news:
+                if answer.status == 200:
+                    self.acknowledged[answer.headers["X-Request-Id"]] = method, path
+                else:
+                    self.refused.add((answer.status, answer.headers["Retry-After"]))
+                self._news.notify_all()
+            if answer.status != 200:
+                self._over.wait(0.02)
