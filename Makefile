@@ -41,8 +41,8 @@ test: .venv/tests ## Set up what the tests need, then run every test
 	echo "The tests need Chromium and Redis. Please install them: apt-get install -y $(TEST_PACKAGES)" >&2; exit 1; }
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
 
-soak: .venv/tests ## Run the long forms of the tests
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m soak --durations=0
+soak: .venv/tests ## Run the long forms of the tests, and print what they measured
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m soak --durations=0 -rfEP
 
 lint: .venv/tests ## Check style, types, layers and templates; changes nothing
 	$(BIN)/ruff check
