@@ -52,8 +52,8 @@ lint: .venv/tests ## Check style, types, layers and templates; changes nothing
 	$(BIN)/djlint templates --check --quiet
 	$(BIN)/djlint templates --lint --quiet
 
-bench: .venv/runtime .venv-bench/ready ## Measure a key's call against two yardsticks
-	@$(BIN)/python bench/run.py
+bench: .venv/runtime .venv-bench/ready ## Measure calls against two yardsticks, and growth to ten million events
+	@$(BIN)/python -m bench.run
 
 .venv-bench/ready: bench/requirements.txt
 	@"$(PYTHON)" -m venv --clear .venv-bench

@@ -1,0 +1,221 @@
+"""What grows with the audit log and the keys: pages, memory, exports, the disk.
+
+Each database is filled twice, with little and with much, and both are asked in turn, over HTTP.
+"""
+
+import contextlib
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import create_engine, text
+
+from bench import fill
+from bench.report import Figure
+from bench.servers import (
+    BOOKINGS,
+    Installation,
+    Server,
+    Visitor,
+    create_database,
+    install,
+    serving_product,
+)
+
+FEW, MANY, EXPORTED = 10_000, 10_000_000, 1_000_000
+FEW_KEYS, MANY_KEYS = 100, 10_000
+ROUNDS, PAGES, REQUESTS = 9, 10, 10_000
+LOG, KEYS = "/admin/audit_log?key=1", "/admin/api_keys"
+# What no index helps with, and so has no bar.
+SLOW = {
+    "a search for a word that is not there,": "/admin/audit_log?q=nowhere",
+    "a key's audit page of an action it never did,": f"{LOG}&action=key.revoked",
+}
+# What a worker is asked for over and over: pages by a member, calls by a key.
+MIXED = (KEYS, BOOKINGS, LOG, BOOKINGS, "/admin/bookings", BOOKINGS, "/admin/api_keys/1", BOOKINGS)
+
+
+@dataclass(frozen=True)
+class Site:
+    """An installation that is filled, its one worker, and a member and the key who ask it."""
+
+    installed: Installation
+    server: Server
+    member: Visitor
+    key: Visitor
+
+    def seconds(self, path: str) -> float:
+        """How long a page takes: the median of some."""
+        return statistics.median(self.once(path) for _ in range(PAGES))
+
+    def once(self, path: str) -> float:
+        start = time.perf_counter()
+        self.member.get(path)
+        return time.perf_counter() - start
+
+    def ask(self, path: str) -> str:
+        return (self.key if path == BOOKINGS else self.member).get(path)
+
+
+def measure(folder: Path, postgres: str) -> list[Figure]:
+    kinds: dict[str, Callable[[str], str]] = {
+        "SQLite": lambda name: f"sqlite:///{folder}/{name}.db",
+        "PostgreSQL": lambda name: create_database(postgres, name),
+    }
+    found: list[Figure] = []
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor() as both:
+        filled = dict(zip(kinds, both.map(_filled, kinds.values()), strict=True))
+        sites: dict[str, list[Site]] = {}
+        for kind, (installations, figures) in filled.items():
+            sites[kind] = [stack.enter_context(_site(each)) for each in installations]
+            found += [_named(kind, figure) for figure in figures]
+        for kind, (small, large) in sites.items():
+            found += [_named(kind, figure) for figure in _pages(small, large)]
+        for kind, figures in zip(
+            sites, both.map(_worker, [s[0] for s in sites.values()]), strict=True
+        ):
+            found += [_named(kind, figure) for figure in figures]
+        for kind, (_, large) in sites.items():
+            found += [_named(kind, figure) for figure in _export(large)]
+    return found
+
+
+def _named(kind: str, figure: Figure) -> Figure:
+    return Figure(f"{kind}: {figure.what}", figure.values, figure.unit, figure.bar)
+
+
+def _filled(url_of: Callable[[str], str]) -> tuple[list[Installation], list[Figure]]:
+    """A database with few events and one with many, sealed; and how much of the disk one takes."""
+    installations = [install(url_of("small")), install(url_of("large"))]
+    for each, events in zip(installations, (FEW, MANY), strict=True):
+        fill.keys(each.database_url, 2, FEW_KEYS)
+        empty = _size(each)
+        fill.events(each.database_url, events)
+        start = time.perf_counter()
+        each.flask("audit", "seal")
+        seconds = time.perf_counter() - start
+    return installations, [
+        Figure("disk for an audit event", [(_size(each) - empty) / MANY], "bytes"),
+        Figure("events sealed", [MANY / seconds], "a second"),
+    ]
+
+
+def _size(installation: Installation) -> int:
+    """The bytes of the database, its indices included."""
+    if installation.sqlite_file:
+        return Path(installation.sqlite_file).stat().st_size
+    size: int = _scalar(installation, "SELECT pg_database_size(current_database())")
+    return size
+
+
+def _scalar(installation: Installation, query: str) -> Any:
+    engine = create_engine(installation.database_url)
+    with engine.connect() as connection:
+        found = connection.execute(text(query)).scalar_one()
+    engine.dispose()
+    return found
+
+
+@contextlib.contextmanager
+def _site(installed: Installation) -> Iterator[Site]:
+    with (
+        serving_product(installed, workers=1) as server,
+        Visitor(server.port) as member,
+        Visitor(server.port, Authorization=f"Bearer {installed.key}") as key,
+    ):
+        member.sign_in()
+        for _ in range(300):  # as many events as the audit page checks, and more, with good macs
+            key.get(BOOKINGS)
+        installed.flask("audit", "seal")
+        assert "Sealed up to" in member.get(LOG)  # noqa: S101
+        yield Site(installed, server, member, key)
+
+
+def _pages(small: Site, large: Site) -> Iterator[Figure]:
+    """The pages' times with much, and against those with little."""
+    events = f"at {MANY:,} events"
+    yield from _compared(f"a key's audit page {events}", f"{FEW:,}", 1.3, small, LOG, large, LOG)
+    older = _older(small, 50), _older(large, 1_000)  # there are no more pages in the small one
+    against = f"page 50 at {FEW:,}"
+    yield from _compared(f"its page 1,000 {events}", against, 1.3, small, older[0], large, older[1])
+    fill.keys(large.installed.database_url, FEW_KEYS + 1, MANY_KEYS)
+    what = f"the key list at {MANY_KEYS:,} keys"
+    yield from _compared(what, f"{FEW_KEYS}", 1.5, small, KEYS, large, KEYS)
+    yield Figure(
+        f"a key's audit page {events} and {MANY_KEYS:,} keys", [large.seconds(LOG) * 1_000], "ms"
+    )
+    for what, query in SLOW.items():
+        yield Figure(f"{what} {events}", [large.once(query) for _ in range(3)], "s")
+
+
+def _compared(
+    what: str, against: str, bar: float, small: Site, little: str, large: Site, much: str
+) -> Iterator[Figure]:
+    rounds = [(small.seconds(little), large.seconds(much)) for _ in range(ROUNDS + 1)]
+    rounds = rounds[1:]  # the first warms both up
+    yield Figure(f"{what}, against {against}", [many / few for few, many in rounds], bar=bar)
+    yield Figure(what, [many * 1_000 for _, many in rounds], "ms")
+
+
+def _older(site: Site, page: int) -> str:
+    """The address of a page of the key's events, by the cursor that the one before it gives."""
+    cursor = _scalar(
+        site.installed,
+        "SELECT id FROM audit_event WHERE organization_id = 1 AND key_id = 1 "  # noqa: S608
+        f"ORDER BY at DESC, id DESC LIMIT 1 OFFSET {(page - 1) * 50 - 1}",
+    )
+    return f"{LOG}&before={cursor}"
+
+
+def _worker(site: Site) -> list[Figure]:
+    """The memory of a worker that pages and calls are asked of."""
+    memory = []
+    for number in range(REQUESTS):
+        site.ask(MIXED[number % len(MIXED)])
+        if number + 1 in (REQUESTS // 2, REQUESTS):
+            memory.append(site.server.memory())
+    half, full = memory
+    return [
+        Figure(f"a worker's memory after {REQUESTS:,} requests (PSS)", [full.pss], "MiB", 70),
+        Figure("the same with all that it shares (RSS)", [full.rss], "MiB"),
+        Figure("of that, grown in the second half of them", [full.rss - half.rss], "MiB", 1),
+    ]
+
+
+def _export(site: Site) -> list[Figure]:
+    """The memory of a worker while it streams a million events, against just before."""
+    first: str = _scalar(
+        site.installed,
+        "SELECT CAST(at AS text) FROM audit_event WHERE organization_id = 1 "  # noqa: S608
+        f"ORDER BY at DESC, id DESC LIMIT 1 OFFSET {EXPORTED - 1}",
+    )
+    since = datetime.fromisoformat(first)
+    since = since if since.tzinfo else since.replace(tzinfo=UTC)  # SQLite keeps no zone
+    site.member.get("/admin/audit_log.csv?outcome=failed")  # what an export needs at all, is there
+    idle, most, lines, over = site.server.memory().rss, [0.0], 0, threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            most[0] = max(most[0], site.server.memory().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.perf_counter()
+    answer = site.member.open(f"/admin/audit_log.csv?since={quote(since.isoformat())}")
+    while chunk := answer.read(65_536):
+        lines += chunk.count(b"\n")
+    seconds = time.perf_counter() - start
+    over.set()
+    watcher.join()
+    assert lines >= EXPORTED, lines  # noqa: S101
+    return [
+        Figure(f"memory for an export of {EXPORTED:,} events", [most[0] - idle], "MiB", 20),
+        Figure("events exported", [lines / seconds], "a second"),
+    ]
