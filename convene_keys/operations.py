@@ -422,7 +422,7 @@ def _list_events(call: Call, wanted: s.ListEvents) -> BaseModel:
         raise NotFound("A key sees its own events only.")
     chosen = audit.Filter(key=call.key.id, action=wanted.action or "", since=wanted.since)
     before = markets.cursor_number(wanted.before)
-    events, cursor = audit.page(
+    events, cursor = audit.page(  # on a connection of its own: events are read as models
         db.session(), call.organization.id, chosen, before=before, limit=wanted.limit
     )
     call.detail["count"] = len(events)
