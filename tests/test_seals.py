@@ -556,10 +556,16 @@ class Failed(Exception):
     pass
 
 
+# Werkzeug parses code for its routes, which Python 3.11 can't do in two threads at a time (gh-106905).
+one_at_a_time = threading.Lock()
+
+
 def write(database_url: str, worker: int, organization_id: int, events: int, most: int) -> None:
     """Record so many events, at `most` so many in a transaction, of which some fail."""
     choose = random.Random(worker)  # noqa: S311
-    with create_app(environ(database_url)).app_context():
+    with one_at_a_time:
+        app = create_app(environ(database_url))
+    with app.app_context():
         recorded = 0
         for number in itertools.count():
             size = min(choose.randrange(1, most), events - recorded)
