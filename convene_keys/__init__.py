@@ -77,10 +77,12 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
 
 
 class _Sessions(SecureCookieSessionInterface):
-    """Cookies are for people: below /api there is no session to open or save."""
+    """Cookies are for people: below /api and /static there is no session to open or save."""
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        return None if request.path.startswith("/api/") else super().open_session(app, request)
+        if request.path.startswith(("/api/", "/static/")):
+            return None
+        return super().open_session(app, request)
 
 
 def _answer_error(error: Exception) -> ResponseReturnValue:

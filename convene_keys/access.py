@@ -44,8 +44,6 @@ def access(level: Access) -> Callable[[View], View]:
 
 
 def declared(app: Flask, endpoint: str) -> Access | None:
-    if endpoint == "static":
-        return Access.OPEN
     return getattr(app.view_functions[endpoint], "access", None)
 
 

@@ -12,11 +12,24 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+# Every power of a browser that a page may ask for, closed, but for the button that copies a key.
+# Only what browsers know: for any other name they complain in the console.
+CLOSED = (
+    "accelerometer autoplay browsing-topics camera clipboard-read display-capture "
+    "encrypted-media fullscreen gamepad geolocation gyroscope hid identity-credentials-get "
+    "idle-detection keyboard-map local-fonts magnetometer microphone midi otp-credentials "
+    "payment picture-in-picture publickey-credentials-create publickey-credentials-get "
+    "screen-wake-lock serial storage-access sync-xhr usb window-management "
+    "xr-spatial-tracking"
+)
+PERMISSIONS = ", ".join(
+    [*(f"{feature}=()" for feature in CLOSED.split()), "clipboard-write=(self)"]
+)
 HEADERS = (
     ("Content-Security-Policy", POLICY),
     ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
+    ("Permissions-Policy", PERMISSIONS),
     ("Referrer-Policy", "same-origin"),
     ("X-Content-Type-Options", "nosniff"),
 )

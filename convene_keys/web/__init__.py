@@ -6,7 +6,7 @@ from flask_wtf.csrf import CSRFError
 from convene_keys.access import may
 from convene_keys.errors import Malformed
 from convene_keys.extensions import login
-from convene_keys.web import audit, auth, data, formats, health, keys, settings, team
+from convene_keys.web import audit, auth, data, formats, health, keys, settings, static, team
 from convene_keys.web.respond import asset_version, navigation, problem_page
 from convene_keys.web.signed_in import load
 
@@ -21,6 +21,7 @@ def init_app(app: Flask) -> None:
     login.session_protection = None  # it trusts a forged address; sessions live on the server
     login.user_loader(load)
     formats.init_app(app)
+    static.init_app(app)
     # Globals, since imported macros see nothing else.
     app.jinja_env.globals["asset_version"] = asset_version(app)
     support_email = app.config["SETTINGS"].support_email
@@ -50,7 +51,8 @@ def _stale_form(_: CSRFError) -> Response:
 
 
 def _headers(response: Response) -> Response:
+    if not request.path.startswith("/api/"):
+        response.headers.setdefault("Cache-Control", "no-store")  # a file says how long to keep it
     if not request.path.startswith(("/api/", "/static/")):
         response.vary.add("HX-Request")
-        response.headers.setdefault("Cache-Control", "no-store")
     return response
