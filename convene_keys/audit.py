@@ -210,6 +210,12 @@ def page(
     return events[:limit], events[limit - 1].id if len(events) > limit else None
 
 
+def first(session: Session, organization_id: int, wanted: Filter) -> AuditEvent | None:
+    """The oldest event that fits."""
+    query = matching(organization_id, wanted).order_by(AuditEvent.at, AuditEvent.id)
+    return session.scalar(query.limit(1))
+
+
 def _newest_first(query: Select[AuditEvent]) -> Select[AuditEvent]:
     """In an index's order, which PostgreSQL then uses even where it takes reading all for quicker."""
     return query.order_by(AuditEvent.at.desc(), AuditEvent.id.desc())

@@ -32,6 +32,7 @@ PAGE_SIZE = 50
 REASON_MAX = 300
 EXPIRY_MAX_DAYS = 3_650
 REFUSALS_RECORDED_EVERY = timedelta(minutes=1)
+NEW_FOR = timedelta(minutes=10)  # how long pages wait for a new key's first call
 USE_NOTED_EVERY = timedelta(minutes=1)
 
 
@@ -189,6 +190,20 @@ def expiring(session: Session, organization_id: int) -> int:
         ApiKey.organization_id == organization_id, *_in_status("expiring")
     )
     return session.scalar(soon) or 0
+
+
+def newest(session: Session, organization_id: int) -> ApiKey | None:
+    """The key that was made last, while it is new and not revoked."""
+    return session.scalar(
+        select(ApiKey)
+        .where(
+            ApiKey.organization_id == organization_id,
+            ApiKey.created_at > clock.now() - NEW_FOR,
+            ApiKey.revoked_at.is_(None),
+        )
+        .order_by(ApiKey.created_at.desc(), ApiKey.id.desc())
+        .limit(1)
+    )
 
 
 def any_ever(session: Session, organization_id: int) -> bool:

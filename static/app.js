@@ -13,6 +13,7 @@ const make = (tag, properties) => Object.assign(document.createElement(tag), pro
 const button = (textContent, onclick) => make("button", { type: "button", className: "button small", textContent, onclick });
 
 function toast({ message, kind = "ok", retry }) {
+  if ([...toasts().children].some((box) => box.firstChild.textContent === message)) return announce(message);
   const box = make("div", { className: `toast toast-${kind}` });
   box.append(make("span", { textContent: message }));
   const close = () => (box.remove(), toasts().children.length || toasts().hidePopover?.());

@@ -29,6 +29,8 @@ READS: dict[str, Callable[[Session, int, int], Any]] = {
     "seal": lambda s, of, last: seals.glance(s, of),
     "keys": lambda s, of, last: keys.list_keys(s, of),
     "keys by name": lambda s, of, last: keys.list_keys(s, of, sort="name", descending=False),
+    "first of a key": lambda s, of, last: audit.first(s, of, Filter(key=1)),
+    "newest key": lambda s, of, last: keys.newest(s, of),
     "keys, all": lambda s, of, last: keys.list_keys(s, of, status="all"),
     "keys that expire": lambda s, of, last: keys.expiring(s, of),
 }

@@ -1,20 +1,22 @@
 """The key pages: list, create, look at, rename, revoke."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from flask import Blueprint, Response, request, url_for
 from flask_login import current_user
 from wtforms import RadioField, SelectField, StringField
 
-from convene_keys import audit, keys
+from convene_keys import audit, clock, keys
 from convene_keys.access import Access, access, member_actor, settings
 from convene_keys.errors import FieldError, Invalid, Malformed
+from convene_keys.events import Action, Outcome
 from convene_keys.extensions import db
 from convene_keys.models import ApiKey, Scope, Tool
+from convene_keys.operations import OPERATIONS
 from convene_keys.web.forms import Form
 from convene_keys.web.fresh import FreshForm, confirm_password
-from convene_keys.web.respond import done, page
+from convene_keys.web.respond import done, is_htmx, page
 
 blueprint = Blueprint("keys", __name__, url_prefix="/admin/api_keys")
 
@@ -22,6 +24,7 @@ Status = Literal["active", "expiring", "revoked", "all"]
 Sort = Literal["name", "created", "last_used"]
 Direction = Literal["asc", "desc"]
 EVENTS_SHOWN = 10
+_OPERATIONS = {operation.action: operation.name for operation in OPERATIONS}
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def index() -> Response:
         descending=filters.dir == "desc",
         page=number,
     )
+    newest = None if is_htmx() else keys.newest(session, organization_id)
     return page(
         "keys/list.html",
         "keys/_list.html",
@@ -106,6 +110,7 @@ def index() -> Response:
         filters=filters,
         has_keys=bool(found.total) or keys.any_ever(session, organization_id),
         attention=keys.expiring(session, organization_id),
+        **(_first_call(newest) if newest else {}),
     )
 
 
@@ -135,7 +140,19 @@ def create() -> Response:
     except Invalid as invalid:
         form.show(invalid)
         return page("keys/new.html", status=422, form=form)
-    return page("keys/created.html", key=key, secret=secret, base_url=settings().base_url)
+    return page(
+        "keys/created.html", secret=secret, base_url=settings().base_url, **_first_call(key)
+    )
+
+
+@blueprint.get("/<int:key_id>/first_call")
+@access(Access.VIEWER)
+def first_call(key_id: int) -> Response:
+    """Whether the key was used yet. A page that waits for that gets 204, and asks again, until then."""
+    found = _first_call(_get(key_id))
+    if is_htmx() and found["waits"]:
+        return Response(status=204)
+    return page("keys/first_call.html", "keys/_first_call.html", **found)
 
 
 @blueprint.get("/<int:key_id>")
@@ -192,6 +209,21 @@ def revoke(key_id: int) -> Response:
 
 def _get(key_id: int) -> ApiKey:
     return keys.get(db.session(), current_user.organization.id, key_id)
+
+
+def _first_call(key: ApiKey) -> dict[str, Any]:
+    """The key, its first call if there was one, and whether a page should still wait for it."""
+    call = None
+    if key.last_used_at is not None:
+        call = audit.first(db.session(), key.organization_id, audit.Filter(key=key.id))
+    fresh = key.status != "revoked" and clock.now() < key.created_at + keys.NEW_FOR
+    done = call is not None and call.outcome == Outcome.OK
+    return {
+        "key": key,
+        "call": call,
+        "operation": _OPERATIONS.get(Action(call.action)) if call and done else None,
+        "waits": call is None and fresh,
+    }
 
 
 def _show(key: ApiKey, form: RenameForm, status: int = 200) -> Response:

@@ -1,0 +1,40 @@
+"""A page that waits for a key's first call, in a real browser."""
+
+import re
+
+from playwright.sync_api import Page, expect
+
+from convene_keys import team
+from tests.databases import SECRET_KEY
+from tests.servers import Server, Visitor
+
+
+def test_the_first_call_shows_on_the_page_that_waits_for_it(page: Page, server: Server) -> None:
+    page.goto(f"/setup?code={team.setup_code(SECRET_KEY)}")
+    page.get_by_label("Organization").fill("Riverside Market")
+    page.get_by_label("Your name").fill("Maya Lindqvist")
+    page.get_by_label("Email").fill("maya@example.org")
+    page.get_by_label("Password").fill("correct horse battery staple")
+    page.get_by_role("button", name="Start").click()
+    page.get_by_role("link", name="Create your first key").click()
+    page.get_by_label("Name").fill("Claude")
+    page.get_by_role("button", name="Create key").click()
+    key = page.locator("#new-key").input_value()
+    line = page.locator("#first-call")
+    expect(line).to_have_text(re.compile("Waiting for the first call of Claude…"))
+    with page.expect_response("**/first_call") as waited:
+        pass
+    assert waited.value.status == 204
+    expect(line).to_contain_text("Waiting")
+
+    asked: list[str] = []
+    with Visitor(server.port, Authorization=f"Bearer {key}") as visitor:
+        assert visitor.get("/api/v1/admin/bookings")[0] == 200
+    expect(line).to_contain_text(re.compile(r"Connected: Claude called list_bookings at \d\d:\d\d"))
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(2_500)
+    assert asked == [], "it asks although it knows"
+
+    page.get_by_label("I’ve saved it").check()
+    page.get_by_role("button", name="Done").click()
+    expect(line).to_contain_text("Connected: Claude called list_bookings")
