@@ -10,14 +10,27 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Select, func, insert, or_, select, tuple_
+from sqlalchemy import (
+    CTE,
+    Integer,
+    ScalarSelect,
+    Select,
+    column,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    tuple_,
+    values,
+)
 from sqlalchemy.orm import Session
 
 from convene_keys import clock, seals
 from convene_keys.errors import Malformed
 from convene_keys.events import Action, ActorKind, Outcome
 from convene_keys.extensions import Base, Statement
-from convene_keys.models import AuditEvent, Member
+from convene_keys.models import AuditEvent, BigId, Member, UTCDateTime
 from convene_keys.prepared import Prepared
 from convene_keys.tokens import redact
 
@@ -167,14 +180,14 @@ class Filter:
 def matching(organization_id: int, wanted: Filter) -> Select[AuditEvent]:
     """The organization's events that fit `wanted`, in no order yet."""
     query = select(AuditEvent).where(AuditEvent.organization_id == organization_id)
-    for column, value in (
+    for narrowed, value in (
         (AuditEvent.key_id, wanted.key),
         (AuditEvent.action, wanted.action or None),
         (AuditEvent.member_id, wanted.member),
         (AuditEvent.outcome, wanted.outcome or None),
     ):
         if value is not None:
-            query = query.where(column == value)
+            query = query.where(narrowed == value)
     if wanted.since is not None:
         query = query.where(AuditEvent.at >= wanted.since)
     if wanted.until is not None:
@@ -238,6 +251,62 @@ def count(session: Session, organization_id: int, wanted: Filter) -> tuple[int, 
     some = _newest_first(matching(organization_id, wanted)).with_only_columns(AuditEvent.id)
     found = session.scalar(select(func.count()).select_from(some.limit(COUNT_CAP + 1).subquery()))
     return min(found or 0, COUNT_CAP), (found or 0) > COUNT_CAP
+
+
+def count_spans(
+    session: Session,
+    organization_id: int,
+    wanted: Filter,
+    spans: Sequence[tuple[datetime, datetime]],
+    cap: int,
+) -> list[int]:
+    """How many events fit in each span of time. Counting one stops at `cap`, so no log is too large.
+
+    A span's beginning is included, its end is not.
+    """
+    span = _spans(spans)
+    counted = _count_up_to(matching(organization_id, wanted), cap, span)
+    found = {number: count for number, count in session.execute(select(span.c.number, counted))}
+    return [found[number] for number in range(len(spans))]
+
+
+def count_key_spans(
+    session: Session,
+    organization_id: int,
+    key_ids: Sequence[int],
+    spans: Sequence[tuple[datetime, datetime]],
+    cap: int,
+) -> dict[int, list[int]]:
+    """The same for each of some keys, all by one query: its id -> what it did in each span."""
+    if not key_ids:
+        return {}
+    span = _spans(spans)
+    key = values(column("id", BigId), name="key").data([(key_id,) for key_id in key_ids]).cte("key")
+    of_key = matching(organization_id, Filter()).where(AuditEvent.key_id == key.c.id)
+    query = select(key.c.id, span.c.number, _count_up_to(of_key, cap, span, key))
+    query = query.join_from(key, span, true())
+    counts = {key_id: [0] * len(spans) for key_id in key_ids}
+    for key_id, number, found in session.execute(query):
+        counts[key_id][number] = found
+    return counts
+
+
+def _spans(spans: Sequence[tuple[datetime, datetime]]) -> CTE:
+    columns = (
+        column("number", Integer),
+        column("since", UTCDateTime),
+        column("until", UTCDateTime),
+    )
+    rows = [(number, *span) for number, span in enumerate(spans)]
+    return values(*columns, name="span").data(rows).cte("span")
+
+
+def _count_up_to(query: Select[AuditEvent], cap: int, span: CTE, *more: CTE) -> ScalarSelect[int]:
+    """How many of the query's events are in the span that is the row around it."""
+    within = query.where(AuditEvent.at >= span.c.since, AuditEvent.at < span.c.until)
+    some = _newest_first(within).with_only_columns(AuditEvent.id).limit(cap)
+    found = some.correlate(span, *more).subquery("found")
+    return select(func.count()).select_from(found).scalar_subquery()
 
 
 def export(session: Session, organization_id: int, wanted: Filter) -> Iterator[AuditEvent]:

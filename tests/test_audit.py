@@ -205,6 +205,39 @@ def test_count_tells_how_many_and_stops_at_the_cap(
     assert audit.count(db.session(), organization.id, Filter(outcome="failed")) == (0, False)
 
 
+def test_spans_are_counted_up_to_the_cap(
+    organization: Organization, varied: dict[str, int], hands: Clock
+) -> None:
+    """What happened at a span's beginning counts, what happened at its end counts in the next."""
+    own = AuditEvent.organization_id == organization.id
+    at = db.session.scalars(select(AuditEvent.at).where(own).order_by(AuditEvent.at)).all()
+    hour = timedelta(hours=1)
+    spans = [(at[0] - hour, at[0]), (at[0], at[-1]), (at[-1], at[-1] + hour)]
+
+    def counts(cap: int, **wanted: Any) -> list[int]:
+        return audit.count_spans(db.session(), organization.id, Filter(**wanted), spans, cap)
+
+    assert counts(9) == [0, len(at) - 1, 1]
+    assert counts(2) == [0, 2, 1]
+    assert counts(9, action="nothing") == [0, 0, 0]
+
+
+def test_spans_of_many_keys_are_counted_by_one_query(
+    organization: Organization, hands: Clock
+) -> None:
+    busy, _ = make.api_key(organization, "Busy")
+    idle, _ = make.api_key(organization, "Idle")
+    foreign, _ = make.api_key(make.organization(), "Foreign")
+    for key in (busy, busy, foreign):
+        _record(Actor.of_key(key, ORIGIN))
+    now, day = hands(), timedelta(days=1)
+    ids = [busy.id, idle.id, foreign.id]
+    found = audit.count_key_spans(
+        db.session(), organization.id, ids, [(now - day, now), (now, now + day)], 9
+    )
+    assert found == {busy.id: [0, 2], idle.id: [0, 0], foreign.id: [0, 0]}
+
+
 def _fill(organization: Organization, number: int, per_moment: int = 3) -> None:
     """Events of which several share a moment, so that the id has to tell them apart."""
     start = clock.now()

@@ -1,7 +1,7 @@
 """The audit log's page and its exports."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from convene_keys.events import Action, Outcome
 from convene_keys.extensions import db, transaction
 from convene_keys.markets import cursor_number, midnight
 from convene_keys.models import AuditEvent
+from convene_keys.web import charts
 from convene_keys.web.formats import day
 from convene_keys.web.respond import is_htmx, page
 
@@ -81,12 +82,33 @@ def index() -> Response:
         "audit/_log.html",
         count=count,
         count_capped=capped,
+        chart=_chart(wanted),
         keys=keys.choices(session, organization_id),
         actions=[(action.value, action.label) for action in Action],
         members=team.members(session, organization_id),
         seal=None if is_htmx() else seals.glance(session, organization_id),
         **context,
     )
+
+
+def _chart(wanted: Filter) -> list[charts.Bar]:
+    """A bar for each day of the range; none while searching, which no index makes quick."""
+    if wanted.q:
+        return []
+    zone = current_user.organization.timezone
+    spans = charts.spans(
+        charts.day_of(wanted.since, zone) if wanted.since else None,
+        charts.day_of(wanted.until - datetime.resolution, zone) if wanted.until else None,
+        charts.day_of(clock.now(), zone),
+    )
+    counts = audit.count_spans(
+        db.session(),
+        current_user.organization.id,
+        replace(wanted, since=None, until=None),
+        charts.moments(spans, zone),
+        charts.CAP,
+    )
+    return charts.bars(spans, counts, charts.CAP) if any(counts) else []
 
 
 @blueprint.get("/audit_log.csv")

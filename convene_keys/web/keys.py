@@ -1,5 +1,6 @@
 """The key pages: list, create, look at, rename, revoke."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -14,6 +15,7 @@ from convene_keys.events import Action, Outcome
 from convene_keys.extensions import db
 from convene_keys.models import ApiKey, Scope, Tool
 from convene_keys.operations import OPERATIONS
+from convene_keys.web import charts
 from convene_keys.web.forms import Form
 from convene_keys.web.fresh import FreshForm, confirm_password
 from convene_keys.web.respond import done, is_htmx, page
@@ -104,6 +106,7 @@ def index() -> Response:
         "keys/list.html",
         "keys/_list.html",
         keys=found.keys,
+        **_used(found.keys),
         total=found.total,
         page=found.page,
         pages=found.pages,
@@ -204,6 +207,7 @@ def revoke(key_id: int) -> Response:
         "keys/_row.html",
         key=key,
         just_revoked=True,
+        **_used([key]),
     )
 
 
@@ -226,16 +230,33 @@ def _first_call(key: ApiKey) -> dict[str, Any]:
     }
 
 
+def _used(shown: Sequence[ApiKey]) -> dict[str, Any]:
+    """What a key's row draws its small chart from."""
+    organization, ids = current_user.organization, [key.id for key in shown]
+    days = charts.moments(_last_days(), organization.timezone)
+    used = audit.count_key_spans(db.session(), organization.id, ids, days, charts.SPARK_CAP)
+    return {"used": used, "spark": charts.spark}
+
+
+def _last_days() -> list[charts.Span]:
+    return charts.last_days(charts.day_of(clock.now(), current_user.organization.timezone))
+
+
 def _show(key: ApiKey, form: RenameForm, status: int = 200) -> Response:
-    events, _ = audit.page(
-        db.session(),
-        current_user.organization.id,
-        audit.Filter(key=key.id),
-        before=None,
-        limit=EVENTS_SHOWN,
+    session, organization = db.session(), current_user.organization
+    wanted, days = audit.Filter(key=key.id), _last_days()
+    moments = charts.moments(days, organization.timezone)
+    events, _ = audit.page(session, organization.id, wanted, before=None, limit=EVENTS_SHOWN)
+    counts = audit.count_spans(session, organization.id, wanted, moments, charts.CAP)
+    return page(
+        "keys/show.html",
+        "keys/_rename.html" if status == 422 else None,
+        status=status,
+        key=key,
+        form=form,
+        events=events,
+        chart=charts.bars(days, counts, charts.CAP) if any(counts) else [],
     )
-    fragment = "keys/_rename.html" if status == 422 else None
-    return page("keys/show.html", fragment, status=status, key=key, form=form, events=events)
 
 
 def _filters() -> tuple[Filters, int]:

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from datetime import UTC, datetime
+from html import unescape
 
 import pytest
 
@@ -225,3 +226,49 @@ def test_count_is_of_all_pages_on_each_of_them(client, maya, monkeypatch):
     assert re.search(r'role="status">\s*0 events', client.get(f"{address}&outcome=denied").text)
     monkeypatch.setattr(audit_pages, "PAGE_SIZE", 3)
     assert re.search(r'role="status">\s*3 events', client.get(address).text)
+
+
+def bars(html: str) -> dict[str, str | None]:
+    """What each bar says, newest first, and the address that it leads to."""
+    found = re.findall(
+        r'<(?:a href="([^"]*)"[^>]*|span)>\s*<svg role="img"[^>]*>\s*<title>([^<]+)', html
+    )
+    return {title: unescape(link) or None for link, title in found}
+
+
+def test_bars_count_the_organizations_own_days_and_narrow_to_one(client, maya, hands):
+    key, _ = make.api_key(maya.organization)
+    hands.moment = datetime(2026, 11, 22, 23, 30, tzinfo=UTC)  # half past midnight in Berlin
+    first = happened(by_key(key))
+    happened(Actor.system(make.organization().id))
+    hands.moment = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+    second, third = happened(by_key(key)), happened(Actor.of_member(maya, Origin()))
+    client.sign_in(maya)
+
+    drawn = bars(client.get("/admin/audit_log").text)
+    assert len(drawn) == 30
+    assert [title for title in drawn if drawn[title]] == ["24 Nov, 2 events", "23 Nov, 1 event"]
+    assert drawn["22 Nov, 0 events"] is None
+    narrowed = client.get(drawn["23 Nov, 1 event"]).text
+    assert shown(narrowed) == [first]
+    assert re.findall(r'aria-current="true"[^>]*>\s*<svg[^>]*>\s*<title>([^<]+)', narrowed) == [
+        "23 Nov, 1 event"
+    ]
+    assert shown(client.get(bars(narrowed)["24 Nov, 2 events"]).text) == [third, second]
+
+
+def test_bars_fit_the_filters_and_come_with_the_fragment(client, maya, hands):
+    one, _ = make.api_key(maya.organization, "One")
+    two, _ = make.api_key(maya.organization, "Two")
+    for key in (one, two):
+        happened(by_key(key))
+    query = f"/admin/audit_log?key={one.id}&since=2026-11-20"
+    drawn = bars(client.get(query, headers=HTMX).text)
+    assert next(iter(drawn)) == "24 Nov, 1 event"
+    assert list(drawn)[-1] == "20 Nov, 0 events"
+    assert f"key={one.id}" in drawn["24 Nov, 1 event"]
+    months = bars(client.get("/admin/audit_log?since=2026-01-15").text)
+    assert next(iter(months)) == "Nov 2026, 2 events"
+    assert len(months) == 11
+    for nothing in ("q=One", "since=2026-11-01&until=2026-11-10"):
+        assert not bars(client.get(f"/admin/audit_log?{nothing}").text)

@@ -1,11 +1,14 @@
 """The key pages, as a browser with and without HTMX sees them."""
 
 import re
+from datetime import timedelta
 
 import pytest
 
 from convene_keys import keys
-from convene_keys.extensions import db
+from convene_keys.audit import Actor, Origin, record
+from convene_keys.events import Action
+from convene_keys.extensions import db, transaction
 from convene_keys.models import ApiKey, AuditEvent
 from tests import factories as make
 from tests.conftest import Browser, Clock
@@ -374,3 +377,27 @@ def test_a_stale_form_changes_nothing_and_says_so(strict_client):
     assert answer.status_code == 400
     assert "out of date" in answer.text
     assert db.session.query(ApiKey).count() == 0
+
+
+def test_calls_of_the_last_days_are_drawn_in_the_list_and_on_the_keys_page(client, maya, hands):
+    used, _ = make.api_key(maya.organization, "Used")
+    idle, _ = make.api_key(maya.organization, "Idle")
+    noon = hands()
+    for days in (31, 2, 0, 0):
+        hands.moment = noon - timedelta(days=days)
+        with transaction() as session:
+            record(session, Actor.of_key(used, Origin()), Action.BOOKING_LISTED)
+    client.sign_in(maya)
+
+    listed = client.get("/admin/api_keys").text
+    assert listed.count("Used on 2 of the last 30 days") == 1
+    assert 'd="M27 10v-5M29 10v-10"' in listed
+    answer = client.post(f"/admin/api_keys/{used.id}/revoke", headers=HTMX)
+    assert "Used on 2 of the last 30 days" in answer.text
+    assert len(answer.data) <= 2_048
+
+    page = client.get(f"/admin/api_keys/{used.id}").text
+    day = f'href="/admin/audit_log?key={used.id}&amp;since=2026-11-24&amp;until=2026-11-24"'
+    assert day in page
+    assert "Busiest: 24 Nov, 2 calls" in page
+    assert "Busiest" not in client.get(f"/admin/api_keys/{idle.id}").text
