@@ -2,11 +2,13 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from tests.browser.season import Season, season
 from tests.servers import Server
 
 ARGUMENTS = [
@@ -18,6 +20,8 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PATIENCE = 30_000  # milliseconds; generous, since a busy machine is no fault
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +44,7 @@ def server(sqlite_url: str, tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def context(chromium: Browser, server: Server) -> Iterator[BrowserContext]:
     with chromium.new_context(base_url=server.url) as context:
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(PATIENCE)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         yield context
 
@@ -48,13 +52,27 @@ def context(chromium: Browser, server: Server) -> Iterator[BrowserContext]:
 @pytest.fixture
 def page(context: BrowserContext, server: Server) -> Iterator[Page]:
     page = context.new_page()
+    said = listen(page, server.url)
+    yield page
+    assert said == []
+
+
+def listen(page: Page, url: str) -> list[str]:
+    """What the console and the policy will say on this page, and what it asks of other hosts."""
     said: list[str] = []
-    page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    page.on(
+        "console",
+        lambda message: (
+            said.append(f"{message.type}: {message.text}")
+            if message.type in ("error", "warning")
+            else None
+        ),
+    )
     page.on("pageerror", lambda error: said.append(f"error: {error}"))
     page.on(
         "request",
         lambda request: (
-            None if request.url.startswith(server.url) else said.append(f"request: {request.url}")
+            None if request.url.startswith(url) else said.append(f"request: {request.url}")
         ),
     )
     # The policy's violations come as console errors as well; this names what was violated.
@@ -62,5 +80,46 @@ def page(context: BrowserContext, server: Server) -> Iterator[Page]:
         "addEventListener('securitypolicyviolation',"
         " e => console.error(e.violatedDirective, e.blockedURI))"
     )
-    yield page
-    assert said == []
+    return said
+
+
+def unexpected(said: list[str], problem: int) -> list[str]:
+    """What the console said, but for the lines of Chromium and htmx about this very status."""
+    lines: tuple[str, ...] = (
+        f"error: Failed to load resource: the server responded with a status of {problem} (",
+    )
+    if problem == 0:
+        offline = "error: Failed to load resource: net::ERR_INTERNET_DISCONNECTED"
+        lines = (offline, "error: htmx: htmx:error: Failed to fetch")
+    return [text for text in said if not text.startswith(lines)]
+
+
+@dataclass(frozen=True)
+class Place:
+    """The product with a season's data, and a browser for each person in it."""
+
+    server: Server
+    season: Season
+    contexts: dict[str, BrowserContext]
+
+    def page_of(self, chromium: Browser, person: str) -> Page:
+        """A page of somebody who is signed in (see `season`), or of "nobody"."""
+        if person not in self.contexts:
+            context = self.contexts[person] = chromium.new_context(base_url=self.server.url)
+            context.set_default_timeout(PATIENCE)
+            if person != "nobody":
+                cookie = self.season.cookies[person]
+                context.add_cookies([{"name": "convene", "value": cookie, "url": self.server.url}])
+        return self.contexts[person].new_page()
+
+
+@pytest.fixture(scope="session")
+def place(
+    chromium: Browser, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("place")
+    shutil.copy(sqlite_template, folder / "season.db")
+    url = f"sqlite:///{folder}/season.db"
+    made = season(url)
+    with Server(url, folder / "server.log") as server:
+        yield Place(server, made, {})

@@ -1,0 +1,246 @@
+"""Every page a person can open, in both themes and three widths: what all of them must keep to."""
+
+import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+
+import pytest
+from axe_playwright_python.base import AXE_SCRIPT
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from convene_keys import create_app, team
+from convene_keys.access import Access, declared
+from tests.browser.conftest import Place, listen, unexpected
+from tests.browser.season import LONG
+from tests.databases import SECRET_KEY, environ
+from tests.servers import Server
+
+WIDTHS = (1280, 390, 320)
+TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+# A theme changes colours and nothing else, so that the second needs only what looks at them.
+RULES = {"light": TAGS, "dark": ["color-contrast", "link-in-text-block"]}
+Act = Callable[[Page], object]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """An address with <names> of the season, who opens it, and what they do there first.
+
+    `problem` is the status that the browser may name in its console, of a page that is an error.
+    """
+
+    name: str
+    address: str
+    person: str = "maya"
+    act: Act | None = None
+    problem: int = 200
+    width: int = WIDTHS[0]  # at which to act
+    part: str = "html"  # what axe looks at: a menu covers some of what is under it
+
+
+# These answer with a file, or send the browser on to another page.
+NO_PAGES = {"audit.export_csv", "audit.export_jsonl", "auth.home", "auth.admin"}
+# Addresses that the URL map alone doesn't give. Set-up is over here: it has a test of its own.
+SPECIAL = {
+    "auth.login": Visit("auth.login", "/login", "nobody"),
+    "auth.welcome": Visit("auth.welcome", "/welcome?code=<code>", "nobody"),
+    "auth.setup": Visit("auth.setup", "/setup", "nobody", problem=404),
+    "team.confirm_enable": Visit("team.confirm_enable", "/admin/team/<gone>/enable"),
+}
+
+
+def _pages() -> list[Visit]:
+    app = create_app(environ("postgresql+psycopg://nobody@127.0.0.1/nothing"))  # never asked
+    found = {}
+    for rule in app.url_map.iter_rules():
+        name, methods = rule.endpoint, rule.methods or set()
+        if "GET" not in methods or name in NO_PAGES:
+            continue
+        if declared(app, name) not in (Access.OPEN, Access.KEY):
+            found[name] = SPECIAL.get(name) or Visit(name, re.sub(r"<\w+:", "<", rule.rule))
+    return sorted(found.values(), key=lambda visit: visit.name)
+
+
+def _open(summary: str) -> Act:
+    return lambda page: page.locator(f"summary:has-text('{summary}')").first.click()
+
+
+def _open_dialog(link: str) -> Act:
+    def act(page: Page) -> None:
+        # Its menu may be closed.
+        page.locator(f"a[aria-label^='{link}']").first.dispatch_event("click")
+        expect(page.get_by_role("dialog")).to_be_visible()
+
+    return act
+
+
+def _fill(button: str, **fields: str) -> Act:
+    """Fill fields, found by their names, and send the form without asking the browser about it."""
+
+    def act(page: Page) -> None:
+        for name, value in fields.items():
+            page.locator(f"main [name={name}]").fill(value)
+        sent = page.get_by_role("button", name=button, exact=True)
+        sent.evaluate("button => button.form.noValidate = true")
+        sent.click()
+        page.wait_for_load_state()
+
+    return act
+
+
+def _create(page: Page) -> None:
+    _fill("Create key", name="Till at the gate")(page)
+    expect(page.locator("#new-key")).to_be_visible()
+
+
+def _show_error(page: Page) -> None:
+    expect(page.locator(".error, .notice-danger").first).to_be_visible()
+
+
+def _then_error(act: Act) -> Act:
+    def both(page: Page) -> None:
+        act(page)
+        _show_error(page)
+
+    return both
+
+
+def _revoke(page: Page) -> None:
+    page.get_by_role("link", name="Revoke Key 57", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke key").click()
+    expect(page.get_by_text("Revoked just now by Otto")).to_be_visible()
+    page.locator(".toast").hover()  # it stays as long
+
+
+def _too_often(page: Page) -> None:
+    for _ in range(10):
+        form = {"email": "guess@example.org", "password": "a guess"}
+        token = page.locator("[name=csrf_token]").input_value()
+        page.request.post("/login", form={**form, "csrf_token": token})
+    _fill("Sign in", **form)(page)
+    expect(page.get_by_text("too many tries")).to_be_visible()
+
+
+def _lose_the_network(page: Page) -> None:
+    page.context.set_offline(True)
+    page.get_by_role("link", name="Revoke Website developer").click()
+    expect(page.locator(".toast")).to_contain_text("No answer from the server")
+    page.context.set_offline(False)
+
+
+KEYS, LOG, MENU = "/admin/api_keys", "/admin/audit_log", ".menu[open]"
+STATES = [
+    # Lists of every length, and names of every length.
+    *(
+        Visit(f"{person}: {address.rpartition('/')[2]}", address, person)
+        for person in ("ada", "lena")
+        for address in (KEYS, LOG, "/admin/bookings?status=all", "/admin/applications?status=all")
+    ),
+    Visit("lena: key", f"{KEYS}/<long>", "lena"),
+    Visit("lena: revoke", KEYS, "lena", _open_dialog(f"Revoke {LONG}")),
+    Visit("lena: account menu", KEYS, "lena", _open("Account"), width=320, part=MENU),
+    Visit("lena: event", LOG, "lena", _open("changed"), width=320),
+    Visit("lena: team", "/admin/team", "lena"),
+    Visit("lena: organization", "/admin/settings/organization", "lena"),
+    Visit("many keys", f"{KEYS}?page=2", "otto"),
+    Visit("all keys", f"{KEYS}?status=all"),
+    Visit("expiring keys", f"{KEYS}?status=expiring"),
+    Visit("no key found", f"{KEYS}?q=nonsense"),
+    Visit("no event found", f"{LOG}?q=nonsense"),
+    Visit("events of a key", f"{LOG}?key=<key_id>"),
+    Visit("revoked key", f"{KEYS}/<revoked>"),
+    Visit("expiring key", f"{KEYS}/<expiring>"),
+    # What opens.
+    Visit("account menu", KEYS, act=_open("Account"), part=MENU),
+    Visit(
+        "key menu", KEYS, act=lambda page: page.get_by_label("More for Claude").click(), part=MENU
+    ),
+    Visit("revoke dialog", KEYS, act=_open_dialog("Revoke Claude on Maya’s laptop")),
+    Visit("revoke dialog, stale", KEYS, "stale", _open_dialog("Revoke Claude on Maya’s laptop")),
+    Visit("create, stale", f"{KEYS}/new", "stale"),
+    Visit("decline dialog", "/admin/bookings", act=_open_dialog("Decline booking")),
+    Visit("event", LOG, act=lambda page: page.locator(".event summary").first.click()),
+    Visit("audit filters", LOG, act=_open("More filters"), width=390),
+    Visit("booking filters", "/admin/bookings", act=_open("More filters"), width=390),
+    # What comes of pressing.
+    Visit("new key", f"{KEYS}/new", act=_create),
+    Visit("revoked just now", KEYS, "otto", _revoke),
+    Visit(
+        "signed out", "/login", "nobody", _then_error(_fill("Sign in", email="", password="")), 422
+    ),
+    Visit("no name", f"{KEYS}/new", act=_then_error(_fill("Create key", name="")), problem=422),
+    Visit(
+        "no member",
+        "/admin/team/new",
+        act=_then_error(_fill("Add member", name="", email="")),
+        problem=422,
+    ),
+    # Errors.
+    Visit("400", f"{KEYS}?status=nonsense", problem=400),
+    Visit("403", f"{KEYS}/new", "ines", problem=403),
+    Visit("404", "/nowhere", problem=404),
+    Visit("404, a stranger", "/nowhere", "nobody", problem=404),
+    Visit("405", "/logout", problem=405),
+    Visit("429", "/login", "nobody", _too_often, 429),
+    Visit("500", KEYS, "bo", problem=500),
+    Visit("offline", KEYS, act=_lose_the_network, problem=0),
+]
+VISITS = [*_pages(), *STATES]
+
+
+@pytest.mark.parametrize("visit", VISITS, ids=lambda visit: visit.name)
+def test_a_page(visit: Visit, place: Place, chromium: Browser) -> None:
+    names = place.season.names
+    page = place.page_of(chromium, visit.person)
+    said = listen(page, place.server.url)
+    page.set_viewport_size({"width": visit.width, "height": 800})
+    answer = page.goto(re.sub(r"<(\w+)>", lambda found: names[found[1]], visit.address))
+    assert answer is not None
+    if visit.act:
+        visit.act(page)
+    else:
+        assert answer.status == visit.problem
+    assert page.locator("main h1").count() == 1
+    faults = look(page, visit.part)
+    page.close()
+    faults += unexpected(said, visit.problem)
+    assert not faults, "\n".join(faults)
+
+
+def test_set_up_and_a_database_that_is_away(
+    context: BrowserContext, server: Server, sqlite_url: str
+) -> None:
+    page = context.new_page()
+    said = listen(page, server.url)
+    page.goto(f"/setup?code={team.setup_code(SECRET_KEY)}")
+    expect(page.get_by_role("heading", name="Welcome")).to_be_visible()
+    faults = look(page) + said
+    assert not faults, "\n".join(faults)
+
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))) as database:
+        database.execute("ALTER TABLE organization RENAME TO away")
+    answer = page.goto("/login")
+    assert answer is not None
+    assert answer.status == 503
+    faults = look(page) + unexpected(said, 503)
+    assert not faults, "\n".join(faults)
+
+
+def look(page: Page, part: str = "html") -> list[str]:
+    """What is wrong with the page as it is now, in each theme and width."""
+    page.evaluate(AXE_SCRIPT)
+    faults = []
+    for theme, rules in RULES.items():
+        options = {"runOnly": rules, "resultTypes": ["violations"], "preload": False}
+        page.emulate_media(color_scheme=theme, reduced_motion="reduce")
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            if over > 0:
+                faults.append(f"{theme} {width}: {over} px wider than the window")
+            for found in page.evaluate("of => axe.run(...of)", [part, options])["violations"]:
+                for node in found["nodes"]:
+                    faults.append(f"{theme} {width}: {found['id']}: {node['html'][:200]}")
+    return faults
