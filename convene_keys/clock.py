@@ -1,8 +1,23 @@
 """The one clock. Callers write `clock.now()`, so a test can put the hands where it wants."""
 
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
+
+_behind: ContextVar[timedelta] = ContextVar("behind", default=timedelta())
 
 
 def now() -> datetime:
     """The time, aware, in UTC."""
-    return datetime.now(UTC)
+    return datetime.now(UTC) - _behind.get()
+
+
+@contextmanager
+def set_back(by: timedelta) -> Iterator[None]:
+    """Let it be earlier for a while, for this thread alone: so a demo gets its past."""
+    token = _behind.set(by)
+    try:
+        yield
+    finally:
+        _behind.reset(token)

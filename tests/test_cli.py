@@ -17,7 +17,7 @@ from flask import Flask
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import OperationalError
 
-from convene_keys import config, create_app, keys, passwords, team, tokens
+from convene_keys import clock, config, create_app, keys, passwords, team, tokens
 from convene_keys.audit import Actor, Origin, Target, record
 from convene_keys.cli import doctor
 from convene_keys.events import Action
@@ -213,6 +213,17 @@ def test_demo_has_keys_that_were_at_work(run: Run) -> None:
     assert {"key.refused", "request.off_limits", "booking.approved"} <= {e.action for e in by_keys}
     waiting = db.session.get_one(Booking, (made[0].organization_id, 123))
     assert waiting.status == "pending"
+
+
+def test_demo_has_a_past(run: Run) -> None:
+    succeeded(run("demo"))
+    for key in db.session.scalars(select(ApiKey)):
+        calls = [e.at for e in events() if e.key_id == key.id and e.actor == "key"]
+        assert key.created_at < min(calls)
+        tried_since = key.revoked_at is not None
+        assert (max(calls) - key.last_used_at > timedelta(days=1)) == tried_since
+        assert len({moment.date() for moment in calls}) > 3
+        assert max(calls) <= clock.now()
 
 
 def test_demo_does_not_print_a_password_that_was_changed(run: Run) -> None:

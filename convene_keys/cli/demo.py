@@ -4,12 +4,13 @@ import base64
 import hmac
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 import click
 from flask.cli import with_appcontext
 from sqlalchemy import func, select
 
-from convene_keys import keys, operations, passwords, sample_data, team
+from convene_keys import clock, keys, operations, passwords, sample_data, team
 from convene_keys.access import settings
 from convene_keys.audit import Actor, Origin
 from convene_keys.cli.terms import Command
@@ -17,6 +18,7 @@ from convene_keys.errors import Problem
 from convene_keys.extensions import db
 from convene_keys.models import Booking, BookingStatus, Member, Role, Scope, Tool
 
+_BEGAN = timedelta(days=34)
 ORGANIZATION, ADMIN, EMAIL = "Tidewater Markets", "Maya Lindqvist", "maya@example.org"
 _OTHERS = (
     ("Tomasz Adeyemi", "tomasz@example.org", Role.MANAGER),
@@ -48,34 +50,43 @@ def _password() -> str:
 
 def _set_up(password: str) -> None:
     peppers = settings().key_peppers
-    organization, maya = team.create_organization(
-        name=ORGANIZATION,
-        admin_name=ADMIN,
-        admin_email=EMAIL,
-        password=password,
-        origin=Origin(),
-        peppers=peppers,
-    )
-    actor, maya_id = Actor.system(organization.id), maya.id
-    for name, email, role in _OTHERS:
-        team.add_member(actor, name=name, email=email, role=role)
-    sample_data.make(actor)
-    for row in _KEYS:
-        key, token = keys.create(
-            actor,
-            name=row.name,
-            tool=row.tool,
-            scope=row.scope,
-            expires_in_days=row.expires_in_days,
+    with clock.set_back(_BEGAN):
+        organization, maya = team.create_organization(
+            name=ORGANIZATION,
+            admin_name=ADMIN,
+            admin_email=EMAIL,
+            password=password,
+            origin=Origin(),
             peppers=peppers,
-            created_by_id=maya_id,
         )
-        key_id = key.id
-        for call in row.calls:
-            _call(call, token, row.origin, organization.id)
+        actor, maya_id = Actor.system(organization.id), maya.id
+        for name, email, role in _OTHERS:
+            team.add_member(actor, name=name, email=email, role=role)
+    sample_data.make(actor)  # the season is the one that is on now
+    for row in _KEYS:
+        with clock.set_back(timedelta(days=row.days, hours=1)):
+            key, token = keys.create(
+                actor,
+                name=row.name,
+                tool=row.tool,
+                scope=row.scope,
+                expires_in_days=row.expires_in_days,
+                peppers=peppers,
+                created_by_id=maya_id,
+            )
+            key_id = key.id
+        for ago in range(row.days, row.quiet, -1):
+            for number in range(row.daily[ago % len(row.daily)]):
+                with clock.set_back(timedelta(days=ago, minutes=-17 * number)):
+                    _call(row.calls[number % 2], token, row.origin, organization.id)
+        with clock.set_back(timedelta(days=row.quiet)):
+            for call in row.calls:
+                _call(call, token, row.origin, organization.id)
+            if row.revoked_for:
+                keys.revoke(actor, key_id, row.revoked_for)
         if row.revoked_for:
-            keys.revoke(actor, key_id, row.revoked_for)
-            _call(row.calls[0], token, row.origin, organization.id)
+            with clock.set_back(timedelta(days=row.quiet - 2)):
+                _call(row.calls[0], token, row.origin, organization.id)
 
 
 def _call(name: str, token: str, origin: Origin, organization_id: int) -> None:
@@ -103,7 +114,10 @@ class _Key:
     tool: Tool
     scope: Scope
     origin: Origin
-    calls: tuple[str, ...]  # names of operations, or paths
+    calls: tuple[str, ...]  # names of operations, or paths: one of each on its last day
+    days: int  # since it was made
+    daily: tuple[int, ...] = (0,)  # how often it called on the days before, over and over
+    quiet: int = 0  # days since its last call
     expires_in_days: int | None = None
     revoked_for: str = ""
 
@@ -116,6 +130,9 @@ _KEYS = (
         scope=Scope.READ,
         origin=Origin("198.51.100.7", "python-requests/2.32"),
         calls=("list_market_dates", "list_vendors"),
+        days=33,
+        daily=(1, 0, 0, 2, 0),
+        quiet=12,
         revoked_for="The newsletter is now written elsewhere",
     ),
     _Key(
@@ -123,15 +140,19 @@ _KEYS = (
         tool=Tool.OTHER,
         scope=Scope.READ,
         origin=Origin("192.0.2.61", "shift-rota/3.2"),
-        calls=("list_vendor_applications",),
-        expires_in_days=6,
+        calls=("list_vendor_applications", "list_market_dates"),
+        days=8,
+        daily=(1, 0, 2),
+        expires_in_days=14,
     ),
     _Key(
         name="Website developer",
         tool=Tool.DEVELOPER,
         scope=Scope.READ,
         origin=Origin("2001:db8:40::c0de", "market-website/2.1 node"),
-        calls=("whoami", "list_markets", "list_market_dates", "/billing"),
+        calls=("list_markets", "list_market_dates", "whoami", "/billing"),
+        days=29,
+        daily=(4, 6, 5, 7, 4, 9, 2),
     ),
     _Key(
         name="ChatGPT at the office",
@@ -139,6 +160,8 @@ _KEYS = (
         scope=Scope.READ,
         origin=Origin("203.0.113.180", "ChatGPT-User/1.0"),
         calls=("dashboard", "list_vendors", "cancel_booking"),
+        days=22,
+        daily=(2, 0, 3, 1, 0, 0, 4),
     ),
     _Key(
         name="Claude on Maya’s laptop",
@@ -146,5 +169,7 @@ _KEYS = (
         scope=Scope.READ_WRITE,
         origin=Origin("203.0.113.24", "claude-desktop convene-keys/1.0"),
         calls=("dashboard", "list_bookings", "get_booking", "approve_booking", "list_my_events"),
+        days=17,
+        daily=(5, 3, 0, 8, 6, 2, 1),
     ),
 )
