@@ -93,7 +93,8 @@ def _answer_error(error: Exception) -> ResponseReturnValue:
         if error.code < 400:  # a redirect that routing raised
             return error
         allowed = getattr(error, "valid_methods", None) or ()
-        problem = errors.of_status(error.code, error.description or error.name, allowed)
+        words = None if request.path.startswith("/api/") else web.WORDS.get(error.code)
+        problem = errors.of_status(error.code, words or error.description or error.name, allowed)
     elif isinstance(error, OperationalError | InterfaceError | TimeoutError):
         log.warning("database away: %s", error.__class__.__name__, exc_info=error)
         problem = errors.Unavailable("The database can’t be reached. Please try again in a moment.")

@@ -7,10 +7,10 @@ from convene_keys.access import may
 from convene_keys.errors import Malformed
 from convene_keys.extensions import login
 from convene_keys.web import audit, auth, data, formats, health, help, keys, settings, static, team
-from convene_keys.web.respond import asset_version, navigation, problem_page
+from convene_keys.web.respond import WORDS, asset_version, navigation, problem_page
 from convene_keys.web.signed_in import load
 
-__all__ = ["init_app", "problem_page"]
+__all__ = ["WORDS", "init_app", "problem_page"]
 
 THEMES = ("light", "dark")
 

@@ -4,10 +4,21 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from flask import Flask, Response, flash, make_response, redirect, render_template, request
+from flask import (
+    Flask,
+    Response,
+    flash,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
 from flask_login import current_user
 
+from convene_keys import tokens
 from convene_keys.access import origin
 from convene_keys.errors import Problem
 from convene_keys.web.signed_in import forget
@@ -19,6 +30,30 @@ _AREAS = (
     ("data.applications", "Applications", "inbox", "data"),
     ("team.index", "Team", "users", "team"),
 )
+
+# What an error's page says where the framework's own words would be for developers.
+TITLES = {
+    400: "That didn’t work",
+    401: "Please sign in",
+    403: "Not for you to open",
+    404: "Nothing here",
+    405: "That doesn’t work here",
+    411: "That didn’t work",
+    413: "Too much at once",
+    415: "That didn’t work",
+    429: "Too many tries",
+}
+WORDS = {
+    400: "The request could not be read. Please go back, reload the page and try again.",
+    401: "This page is for members who are signed in.",
+    403: "Your role doesn’t allow this. Please ask an admin of your organization.",
+    404: "There is no such page. It may have moved, or the address may not be complete.",
+    405: "This address is part of a form. Please open the page that it is on, and try from there.",
+    411: "The request could not be read. Please go back, reload the page and try again.",
+    413: "What was sent is larger than what can be taken. Please make it shorter and try again.",
+    415: "Files can’t be sent here.",
+    429: "Please wait a moment, then try again.",
+}
 
 
 def is_htmx() -> bool:
@@ -60,8 +95,34 @@ def problem_page(problem: Problem) -> Response:
         return make_response(problem.detail, problem.status, headers)
     if problem.status >= 500:
         forget()  # the page must not need what has just failed
-    body = render_template("error.html", problem=problem, request_id=origin().request_id)
+    body = render_template(
+        "error.html",
+        problem=problem,
+        title=TITLES.get(problem.status, problem.title),
+        next_step=_next_step(problem.status),
+        request_id=origin().request_id,
+    )
     return make_response(body, problem.status, headers)
+
+
+def _next_step(status: int) -> tuple[str, str]:
+    """Where to go on from an error, and what to call it: here again, back, or to the start."""
+    if status >= 429 and request.method == "GET":
+        return _here(request.full_path.rstrip("?")), "Try again"
+    came_from = urlsplit(request.referrer or "")
+    back = _here(f"{came_from.path}?{came_from.query}".rstrip("?"))
+    if came_from.netloc == request.host and not tokens.PATTERN.search(back):
+        return back, "Go back"
+    if status >= 500:
+        return url_for("auth.home"), "Back to the start"
+    if current_user.is_authenticated:
+        return url_for("keys.index"), "Back to your keys"
+    return url_for("auth.login"), "Sign in"
+
+
+def _here(address: str) -> str:
+    """A path of this site: one that begins with two slashes would lead to another."""
+    return "/" + address.lstrip("/\\")
 
 
 def navigation() -> list[tuple[str, str, str, bool]]:
