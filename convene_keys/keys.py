@@ -28,7 +28,8 @@ from convene_keys.models import (
 from convene_keys.names import clean_line, clean_text, fold
 from convene_keys.prepared import Direct, Prepared
 
-PAGE_SIZE = 50
+PAGE_SIZE = 20
+CHOICES = 100
 REASON_MAX = 300
 EXPIRY_MAX_DAYS = 3_650
 REFUSALS_RECORDED_EVERY = timedelta(minutes=1)
@@ -221,14 +222,28 @@ def names(session: Session, organization_id: int) -> Sequence[ApiKey]:
     ).all()
 
 
-def choices(session: Session, organization_id: int) -> Sequence[Row[int, str, bool]]:
-    """`id`, `name` and `ended` of the same keys: for choosing one in the audit log."""
+def choices(
+    session: Session, organization_id: int, chosen: int | None = None
+) -> tuple[Sequence[Row[int, str, bool]], bool]:
+    """`id`, `name` and `ended` of keys to choose one from in the audit log, by name; are there more?
+
+    All of them while they are few, else those used last, and the `chosen` one.
+    """
     (ended,) = _in_status("revoked")
-    return session.execute(
-        select(ApiKey.id, ApiKey.name, ended.label("ended"))
-        .where(ApiKey.organization_id == organization_id)
-        .order_by(ApiKey.name_folded, ApiKey.id)
+    query = select(ApiKey.id, ApiKey.name, ended.label("ended")).where(
+        ApiKey.organization_id == organization_id
+    )
+    by_name = query.order_by(ApiKey.name_folded, ApiKey.id)
+    rows = session.execute(by_name.limit(CHOICES + 1)).all()
+    if len(rows) <= CHOICES:
+        return rows, False
+    used = query.where(ApiKey.last_used_at.is_not(None))
+    rows = session.execute(
+        used.order_by(ApiKey.last_used_at.desc(), ApiKey.id.desc()).limit(CHOICES)
     ).all()
+    if chosen is not None and chosen not in {row.id for row in rows}:
+        rows = [*rows, *session.execute(query.where(ApiKey.id == chosen))]
+    return sorted(rows, key=lambda row: (fold(row.name), row.id)), True
 
 
 _keys, _members, _organizations, _events = (

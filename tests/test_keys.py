@@ -333,7 +333,7 @@ def test_list_in_pages(shelf: Organization) -> None:
 
 
 def test_choices_tell_which_keys_have_ended(shelf: Organization) -> None:
-    found = [(key.name, key.ended) for key in keys.choices(db.session(), shelf.id)]
+    found = [(key.name, key.ended) for key in keys.choices(db.session(), shelf.id)[0]]
     assert found == [
         ("alpha 50%", False),
         ("Bravo", False),
@@ -342,6 +342,19 @@ def test_choices_tell_which_keys_have_ended(shelf: Organization) -> None:
         ("Echo", True),
         ("Élan_", False),
     ]
+
+
+def test_choices_of_many_keys_are_those_used_last_and_the_chosen_one(
+    shelf: Organization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "CHOICES", 1)
+    chosen = db.session.query(ApiKey).filter_by(name="Élan_").one().id
+    for key_id, names in ((None, ["alpha 50%"]), (chosen, ["alpha 50%", "Élan_"])):
+        found, more = keys.choices(db.session(), shelf.id, key_id)
+        assert [key.name for key in found] == names
+        assert more
+    monkeypatch.setattr(keys, "CHOICES", 6)
+    assert keys.choices(db.session(), shelf.id)[1] is False
 
 
 def test_what_the_list_says_beside_its_rows(shelf: Organization) -> None:

@@ -7,7 +7,7 @@ from convene_keys.access import may
 from convene_keys.errors import Malformed
 from convene_keys.extensions import login
 from convene_keys.web import audit, auth, data, formats, health, help, keys, settings, static, team
-from convene_keys.web.respond import WORDS, asset_version, navigation, problem_page
+from convene_keys.web.respond import WORDS, Lean, asset_version, navigation, problem_page
 from convene_keys.web.signed_in import load
 
 __all__ = ["WORDS", "init_app", "problem_page"]
@@ -22,6 +22,7 @@ def init_app(app: Flask) -> None:
     login.user_loader(load)
     formats.init_app(app)
     static.init_app(app)
+    app.jinja_env.add_extension(Lean)
     # Globals, since imported macros see nothing else.
     app.jinja_env.globals["asset_version"] = asset_version(app)
     support_email = app.config["SETTINGS"].support_email

@@ -22,7 +22,7 @@ from convene_keys.web.respond import is_htmx, page
 
 blueprint = Blueprint("audit", __name__, url_prefix="/admin")
 
-PAGE_SIZE = 50
+PAGE_SIZE = 30
 BOM = "\ufeff"  # without it, spreadsheets take UTF-8 for something older
 TEXT_MAX = 100
 
@@ -77,13 +77,15 @@ def index() -> Response:
     count, capped = len(events), False
     if before is not None or next_before is not None:  # otherwise this page is all there is
         count, capped = audit.count(session, organization_id, wanted)
+    choices, more_keys = keys.choices(session, organization_id, wanted.key)
     return page(
         "audit/list.html",
         "audit/_log.html",
         count=count,
         count_capped=capped,
         chart=_chart(wanted),
-        keys=keys.choices(session, organization_id),
+        keys=choices,
+        more_keys=more_keys,
         actions=[(action.value, action.label) for action in Action],
         members=team.members(session, organization_id),
         seal=None if is_htmx() else seals.glance(session, organization_id),
