@@ -75,11 +75,11 @@ const again = ({ sourceElement: element, request }) =>
 
 document.addEventListener("htmx:before:request", ({ detail: { ctx } }) => {
   if (ctx.target === slot()) opener ??= ctx.sourceElement;
-  ctx.pressed = ctx.request.submitter || (ctx.sourceElement.matches("a, button") && ctx.sourceElement);
-  busy(ctx.pressed);
+  ctx.pressed = [ctx.request.submitter || (ctx.sourceElement.matches("a, button") && ctx.sourceElement), ctx.target.matches(".wait") && ctx.target];
+  ctx.pressed.forEach(busy);
 });
 document.addEventListener("htmx:finally:request", ({ detail: { ctx } }) => {
-  if (ctx.pressed && !ctx.keepIndicators) restore(ctx.pressed);
+  if (!ctx.keepIndicators) ctx.pressed?.filter(Boolean).forEach(restore);
   if (!slot().childElementCount) opener = null;
 });
 document.addEventListener("htmx:before:swap", (event) => {

@@ -6,7 +6,19 @@ from flask_wtf.csrf import CSRFError
 from convene_keys.access import may
 from convene_keys.errors import Malformed
 from convene_keys.extensions import login
-from convene_keys.web import audit, auth, data, formats, health, help, keys, settings, static, team
+from convene_keys.web import (
+    audit,
+    auth,
+    data,
+    formats,
+    health,
+    help,
+    keys,
+    settings,
+    static,
+    styleguide,
+    team,
+)
 from convene_keys.web.respond import WORDS, Lean, asset_version, navigation, problem_page
 from convene_keys.web.signed_in import load
 
@@ -16,7 +28,7 @@ THEMES = ("light", "dark")
 
 
 def init_app(app: Flask) -> None:
-    for area in (auth, keys, audit, data, team, settings, help, health):
+    for area in (auth, keys, audit, data, team, settings, help, health, styleguide):
         app.register_blueprint(area.blueprint)
     login.session_protection = None  # it trusts a forged address; sessions live on the server
     login.user_loader(load)

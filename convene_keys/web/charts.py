@@ -11,8 +11,8 @@ DAYS = 30  # shown when nobody chose
 DAYS_MAX = 62  # from there on a bar is a month
 MONTHS_MAX = 24
 HEIGHT = 40  # of a bar at its highest, in the drawing's own units
-CAP = 5_000  # a bar's count stops there, so that a busy day costs no more
-SPARK_CAP = 100
+CAP = 1_000  # a bar's count stops there, so that a busy day costs no more
+SPARK_CAP = 30  # fifty keys are counted at once
 
 
 @dataclass(frozen=True)

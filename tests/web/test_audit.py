@@ -263,7 +263,9 @@ def test_bars_fit_the_filters_and_come_with_the_fragment(client, maya, hands):
     for key in (one, two):
         happened(by_key(key))
     query = f"/admin/audit_log?key={one.id}&since=2026-11-20"
-    drawn = bars(client.get(query, headers=HTMX).text)
+    fragment = client.get(query, headers=HTMX).text
+    assert re.search(rf'class="printed">[^<]*{re.escape(query).replace("&", "&amp;")}<', fragment)
+    drawn = bars(fragment)
     assert next(iter(drawn)) == "24 Nov, 1 event"
     assert list(drawn)[-1] == "20 Nov, 0 events"
     assert f"key={one.id}" in drawn["24 Nov, 1 event"]
