@@ -1,0 +1,56 @@
+"""A list in a browser: while it loads, its bars by keyboard, and on paper."""
+
+import re
+
+from playwright.sync_api import Page, Route, expect
+
+from convene_keys import team
+from tests.databases import SECRET_KEY
+
+
+def set_up(page: Page) -> None:
+    page.goto(f"/setup?code={team.setup_code(SECRET_KEY)}")
+    page.get_by_label("Organization").fill("Riverside Market")
+    page.get_by_label("Your name").fill("Maya Lindqvist")
+    page.get_by_label("Email").fill("maya@example.org")
+    page.get_by_label("Password").fill("correct horse battery staple")
+    page.get_by_role("button", name="Start").click()
+    expect(page).to_have_url(re.compile(r"/admin/api_keys$"))
+
+
+def test_a_list_says_that_it_loads_and_its_bars_narrow_it(page: Page) -> None:
+    set_up(page)
+    page.goto("/admin/audit_log")
+    log, busy = page.locator("#log"), []
+
+    def look(route: Route) -> None:
+        busy.append(log.get_attribute("aria-busy"))
+        route.continue_()
+
+    page.route("**/admin/audit_log?*", look)
+    page.get_by_label("Member").select_option(label="Maya Lindqvist")
+    expect(page).to_have_url(re.compile("member="))
+    expect(log).not_to_have_attribute("aria-busy", "true")
+    assert busy == ["true"]
+    page.unroute("**/admin/audit_log?*")
+
+    days = page.get_by_role("navigation", name="Days")
+    today = days.get_by_role("link", name=re.compile(r", \d+ events?$"))
+    expect(today).to_have_count(1)  # the other days have nothing to lead to
+    today.focus()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"member=\d+&since=([-\d]+)&until=\1$"))
+    expect(today).to_have_attribute("aria-current", "true")
+
+
+def test_the_log_on_paper_is_the_log_alone(page: Page) -> None:
+    set_up(page)
+    page.goto("/admin/audit_log?outcome=ok")
+    page.emulate_media(media="print", color_scheme="dark")
+    expect(page.locator("tr.event").first).to_be_visible()
+    expect(page.get_by_text("/admin/audit_log?outcome=ok")).to_be_visible()
+    for chrome in (".top", "footer", "form.bar", ".bars", ".foot"):
+        expect(page.locator(chrome)).to_be_hidden()
+    colours = "e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).color]"
+    white, black = "rgb(255, 255, 255)", "rgb(0, 0, 0)"
+    assert page.locator("body").evaluate(colours) == [white, black]
