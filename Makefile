@@ -1,6 +1,6 @@
 # Convene Keys: `make` or `make help` lists what there is to do.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak lint bench
+.PHONY: help install run demo test soak lint bench lighthouse screenshots
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
@@ -18,7 +18,7 @@ INSTALL_TEST_PACKAGES := sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
 	$$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y $(TEST_PACKAGES)
 
 help: ## List what make can do here
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/runtime ## Only set up what running it needs, in .venv
 
@@ -54,6 +54,12 @@ lint: .venv/tests ## Check style, types, layers and templates; changes nothing
 
 bench: .venv/runtime .venv-bench/ready ## Measure calls against two yardsticks, and growth to ten million events
 	@$(BIN)/python -m bench.run
+
+lighthouse: .venv/tests ## Print Lighthouse's scores of three pages; needs Node and Chromium
+	@$(BIN)/python -m bench.lighthouse
+
+screenshots: .venv/tests ## Take the pictures in docs/screenshots anew; needs Chromium
+	@$(BIN)/python -m docs.screenshots.make
 
 .venv-bench/ready: bench/requirements.txt
 	@"$(PYTHON)" -m venv --clear .venv-bench

@@ -8,10 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Self
@@ -160,6 +161,27 @@ class Server:
             return False
 
 
+@contextmanager
+def serving_demo(**settings: str) -> Iterator[tuple[Server, str, str]]:
+    """What `make demo` serves, and the email and password to sign in with."""
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/demo.db"
+        for command in (["db", "upgrade"], ["demo"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "flask", "--app", "wsgi", *command],
+                cwd=ROOT,
+                env=os.environ | environ(url),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                check=True,
+            )
+        found = re.search(r"with (\S+) and the password (\S+)", done.stdout)
+        assert found, done.stdout
+        with Server(url, Path(folder) / "server.log", **settings) as server:
+            yield server, found[1], found[2]
+
+
 class Visitor:
     """A plain HTTP client that keeps its connection and its cookies."""
 
@@ -181,6 +203,11 @@ class Visitor:
         port: int = self._connection.sock.getsockname()[1]
         return port
 
+    @property
+    def cookies(self) -> str:
+        """All of them, as the header carries them."""
+        return "; ".join(f"{name}={value}" for name, value in self._cookies.items())
+
     def get(self, path: str) -> tuple[int, str]:
         return self._send("GET", path, None)
 
@@ -197,7 +224,7 @@ class Visitor:
         if body is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         if self._cookies:
-            headers["Cookie"] = "; ".join(f"{k}={v}" for k, v in self._cookies.items())
+            headers["Cookie"] = self.cookies
         try:
             answer, text = self._exchange(method, path, body, headers)
         except (ConnectionError, http.client.HTTPException):
