@@ -21,6 +21,12 @@ WIDTHS = (1280, 390, 320)
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 # A theme changes colours and nothing else, so that the second needs only what looks at them.
 RULES = {"light": TAGS, "dark": ["color-contrast", "link-in-text-block"]}
+# How far anything sticks out of the window: to the left only what lies above the page can.
+OVER = """() => Math.max(
+  document.documentElement.scrollWidth - innerWidth,
+  ...[...document.querySelectorAll("dialog[open], .menu[open] > div, .toast")].map(
+    above => Math.ceil(Math.max(-above.getBoundingClientRect().left,
+                                above.getBoundingClientRect().right - innerWidth))))"""
 Act = Callable[[Page], object]
 
 
@@ -237,9 +243,9 @@ def look(page: Page, part: str = "html") -> list[str]:
         page.emulate_media(color_scheme=theme, reduced_motion="reduce")
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 800})
-            over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            over = page.evaluate(OVER)
             if over > 0:
-                faults.append(f"{theme} {width}: {over} px wider than the window")
+                faults.append(f"{theme} {width}: {over} px beyond the window")
             for found in page.evaluate("of => axe.run(...of)", [part, options])["violations"]:
                 for node in found["nodes"]:
                     faults.append(f"{theme} {width}: {found['id']}: {node['html'][:200]}")
