@@ -274,3 +274,11 @@ def test_bars_fit_the_filters_and_come_with_the_fragment(client, maya, hands):
     assert len(months) == 11
     for nothing in ("q=One", "since=2026-11-01&until=2026-11-10"):
         assert not bars(client.get(f"/admin/audit_log?{nothing}").text)
+
+
+def test_clear_is_there_when_something_is_filtered(client, maya):
+    happened(Actor.of_member(maya, Origin()))
+    clear = '<a class="button quiet" href="/admin/audit_log">Clear</a>'
+    for headers in ({}, HTMX):
+        assert clear not in client.get("/admin/audit_log", headers=headers).text
+        assert clear in client.get("/admin/audit_log?outcome=ok", headers=headers).text

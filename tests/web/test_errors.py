@@ -135,3 +135,13 @@ def test_every_way_a_real_request_goes_wrong(failing: Browser) -> None:
         answer = failing.open(path, method=method, **body)
         assert (answer.status_code, answer.text.count("<h1>")) == (status, 1), path
         assert next_step(answer.text)
+
+
+@pytest.mark.parametrize(
+    ("status", "framed"), [(400, True), (403, True), (404, True), (500, False)]
+)
+def test_who_is_signed_in_keeps_the_navigation(failing: Browser, status: int, framed: bool) -> None:
+    stranger = failing.get(f"/ours/{status}").text
+    failing.sign_in(make.member(make.organization()))
+    assert ('aria-label="Main"' in failing.get(f"/ours/{status}").text) is framed
+    assert 'aria-label="Main"' not in stranger
