@@ -388,6 +388,15 @@ def test_a_question_is_a_dialog_for_htmx_and_a_page_without(
     assert events() == []
 
 
+@pytest.mark.parametrize("path", QUESTIONS)
+def test_a_question_can_be_left_with_a_word_that_means_one_thing(
+    client: Browser, maya: Member, path: str
+) -> None:
+    word = "Keep booking" if path.endswith("cancel") else "Cancel"
+    assert f">{word}</a>" in client.get(f"/admin/{path}").text
+    assert f">{word}</button>" in client.get(f"/admin/{path}", headers=HTMX).text
+
+
 def test_deciding_starts_from_what_was_clicked(client: Browser, maya: Member) -> None:
     set_state(application(maya), note="Seen", message="We bake")
 
@@ -440,6 +449,14 @@ def test_right_to_left_text_is_welcome(client: Browser, maya: Member) -> None:
     client.post("/admin/bookings/1/decline", data={"reason": "السوق ممتلئ"})
     assert booking(maya).reason == "السوق ممتلئ"
     assert "السوق ممتلئ" in client.get("/admin/bookings?status=declined").text
+
+
+def test_a_long_message_is_folded_and_there_in_full(client: Browser, maya: Member) -> None:
+    long = "We bake. " * 60
+    set_state(application(maya), message=long)
+    set_state(application(maya, 2), message="We bake")
+    html = client.get("/admin/applications").text
+    assert re.findall(r"<summary>(.*?)</summary>", html) == [long]
 
 
 def test_what_vendors_wrote_is_text_and_never_markup(client: Browser, maya: Member) -> None:
