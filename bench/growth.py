@@ -70,19 +70,17 @@ def measure(folder: Path, postgres: str) -> list[Figure]:
         "PostgreSQL": lambda name: create_database(postgres, name),
     }
     found: list[Figure] = []
-    with contextlib.ExitStack() as stack, ThreadPoolExecutor() as both:
-        filled = dict(zip(kinds, both.map(_filled, kinds.values()), strict=True))
-        sites: dict[str, list[Site]] = {}
-        for kind, (installations, figures) in filled.items():
-            sites[kind] = [stack.enter_context(_site(each)) for each in installations]
+    with ThreadPoolExecutor() as both:
+        filled = list(both.map(_filled, kinds.values()))
+        for kind, (small, large, figures) in zip(kinds, filled, strict=True):
             found += [_named(kind, figure) for figure in figures]
-        for kind, (small, large) in sites.items():
-            found += [_named(kind, figure) for figure in _pages(small, large)]
-        for kind, figures in zip(
-            sites, both.map(_worker, [s[0] for s in sites.values()]), strict=True
-        ):
+            with _site(small) as little, _site(large) as much:
+                found += [_named(kind, figure) for figure in _pages(little, much)]
+        # With few other servers about: what many share counts for little in PSS.
+        workers = both.map(_worker, [small for small, _, _ in filled])
+        for kind, figures in zip(kinds, workers, strict=True):
             found += [_named(kind, figure) for figure in figures]
-        for kind, (_, large) in sites.items():
+        for kind, (_, large, _) in zip(kinds, filled, strict=True):
             found += [_named(kind, figure) for figure in _export(large)]
     return found
 
@@ -91,20 +89,21 @@ def _named(kind: str, figure: Figure) -> Figure:
     return Figure(f"{kind}: {figure.what}", figure.values, figure.unit, figure.bar)
 
 
-def _filled(url_of: Callable[[str], str]) -> tuple[list[Installation], list[Figure]]:
+def _filled(url_of: Callable[[str], str]) -> tuple[Installation, Installation, list[Figure]]:
     """A database with few events and one with many, sealed; and how much of the disk one takes."""
-    installations = [install(url_of("small")), install(url_of("large"))]
-    for each, events in zip(installations, (FEW, MANY), strict=True):
+    small, large = install(url_of("small")), install(url_of("large"))
+    for each, events in ((small, FEW), (large, MANY)):
         fill.keys(each.database_url, 2, FEW_KEYS)
         empty = _size(each)
         fill.events(each.database_url, events)
         start = time.perf_counter()
         each.flask("audit", "seal")
         seconds = time.perf_counter() - start
-    return installations, [
-        Figure("disk for an audit event", [(_size(each) - empty) / MANY], "bytes"),
+    figures = [
+        Figure("disk for an audit event", [(_size(large) - empty) / MANY], "bytes"),
         Figure("events sealed", [MANY / seconds], "a second"),
     ]
+    return small, large, figures
 
 
 def _size(installation: Installation) -> int:
@@ -174,13 +173,14 @@ def _older(site: Site, page: int) -> str:
     return f"{LOG}&before={cursor}"
 
 
-def _worker(site: Site) -> list[Figure]:
-    """The memory of a worker that pages and calls are asked of."""
+def _worker(small: Installation) -> list[Figure]:
+    """The memory of a new worker that pages and calls are asked of."""
     memory = []
-    for number in range(REQUESTS):
-        site.ask(MIXED[number % len(MIXED)])
-        if number + 1 in (REQUESTS // 2, REQUESTS):
-            memory.append(site.server.memory())
+    with _site(small) as site:
+        for number in range(REQUESTS):
+            site.ask(MIXED[number % len(MIXED)])
+            if number + 1 in (REQUESTS // 2, REQUESTS):
+                memory.append(site.server.memory())
     half, full = memory
     return [
         Figure(f"a worker's memory after {REQUESTS:,} requests (PSS)", [full.pss], "MiB", 70),
@@ -189,17 +189,17 @@ def _worker(site: Site) -> list[Figure]:
     ]
 
 
-def _export(large: Site) -> list[Figure]:
+def _export(large: Installation) -> list[Figure]:
     """The memory of a new worker while it streams a million events, against just before."""
     first: str = _scalar(
-        large.installed,
+        large,
         "SELECT CAST(at AS text) FROM audit_event WHERE organization_id = 1 "  # noqa: S608
         f"ORDER BY at DESC, id DESC LIMIT 1 OFFSET {EXPORTED - 1}",
     )
     since = datetime.fromisoformat(first)
     since = since if since.tzinfo else since.replace(tzinfo=UTC)  # SQLite keeps no zone
     memory, over = [0.0], threading.Event()
-    with serving_product(large.installed, workers=1) as server, Visitor(server.port) as member:
+    with serving_product(large, workers=1) as server, Visitor(server.port) as member:
 
         def watch() -> None:
             while not over.wait(0.05):
