@@ -146,6 +146,5 @@ document.addEventListener("change", ({ target }) => {
   document.cookie = `theme=${target.value};path=/;max-age=31536000;SameSite=Lax`;
   document.documentElement.dataset.theme = target.value;
 });
-
 const reveal = () => document.querySelectorAll("[data-needs-js]").forEach((element) => (element.hidden = false));
 reveal();

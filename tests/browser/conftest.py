@@ -1,5 +1,6 @@
 """Real Chromium in front of a real server; whatever the console or the policy says fails a test."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from convene_keys import team
 from tests.browser.season import Season, season
+from tests.databases import SECRET_KEY
 from tests.servers import Server
 
 ARGUMENTS = [
@@ -55,6 +58,17 @@ def page(context: BrowserContext, server: Server) -> Iterator[Page]:
     said = listen(page, server.url)
     yield page
     assert said == []
+
+
+def set_up(page: Page) -> None:
+    """Go through the first run, up to the key list."""
+    page.goto(f"/setup?code={team.setup_code(SECRET_KEY)}")
+    page.get_by_label("Organization").fill("Riverside Market")
+    page.get_by_label("Your name").fill("Maya Lindqvist")
+    page.get_by_label("Email").fill("maya@example.org")
+    page.get_by_label("Password").fill("correct horse battery staple")
+    page.get_by_role("button", name="Start").click()
+    expect(page).to_have_url(re.compile(r"/admin/api_keys$"))
 
 
 def listen(page: Page, url: str) -> list[str]:

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
-from convene_keys import team
-from tests.databases import SECRET_KEY
+from tests.browser.conftest import set_up
 from tests.servers import Server
 
 
@@ -14,12 +13,7 @@ def test_a_page_says_that_the_server_is_gone_and_tries_again(
 ) -> None:
     with Server(sqlite_url, tmp_path / "log") as server:
         page = chromium.new_page(base_url=server.url)
-        page.goto(f"/setup?code={team.setup_code(SECRET_KEY)}")
-        page.get_by_label("Organization").fill("Riverside Market")
-        page.get_by_label("Your name").fill("Maya Lindqvist")
-        page.get_by_label("Email").fill("maya@example.org")
-        page.get_by_label("Password").fill("correct horse battery staple")
-        page.get_by_role("button", name="Start").click()
+        set_up(page)
         page.goto("/admin/api_keys/new")
         page.get_by_label("Name").fill("Claude")
 

@@ -4,18 +4,12 @@ import re
 
 from playwright.sync_api import Page, expect
 
-from convene_keys import team
-from tests.databases import SECRET_KEY
+from tests.browser.conftest import set_up
 from tests.servers import Server, Visitor
 
 
 def test_the_first_call_shows_on_the_page_that_waits_for_it(page: Page, server: Server) -> None:
-    page.goto(f"/setup?code={team.setup_code(SECRET_KEY)}")
-    page.get_by_label("Organization").fill("Riverside Market")
-    page.get_by_label("Your name").fill("Maya Lindqvist")
-    page.get_by_label("Email").fill("maya@example.org")
-    page.get_by_label("Password").fill("correct horse battery staple")
-    page.get_by_role("button", name="Start").click()
+    set_up(page)
     page.get_by_role("link", name="Create your first key").click()
     page.get_by_label("Name").fill("Claude")
     page.get_by_role("button", name="Create key").click()

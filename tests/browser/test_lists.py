@@ -4,18 +4,7 @@ import re
 
 from playwright.sync_api import Page, Route, expect
 
-from convene_keys import team
-from tests.databases import SECRET_KEY
-
-
-def set_up(page: Page) -> None:
-    page.goto(f"/setup?code={team.setup_code(SECRET_KEY)}")
-    page.get_by_label("Organization").fill("Riverside Market")
-    page.get_by_label("Your name").fill("Maya Lindqvist")
-    page.get_by_label("Email").fill("maya@example.org")
-    page.get_by_label("Password").fill("correct horse battery staple")
-    page.get_by_role("button", name="Start").click()
-    expect(page).to_have_url(re.compile(r"/admin/api_keys$"))
+from tests.browser.conftest import set_up
 
 
 def test_a_list_says_that_it_loads_and_its_bars_narrow_it(page: Page) -> None:
