@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from convene_keys import clock, create_app, sealer, seals
 from convene_keys.audit import Actor, Origin, Target, event, record
 from convene_keys.events import Action, Outcome
-from convene_keys.extensions import db, transaction
+from convene_keys.extensions import db, direct, transaction
 from convene_keys.models import AuditEvent, AuditSeal, Organization
 from tests import factories as make
 from tests.conftest import Browser, Clock, wait_for
@@ -572,10 +572,10 @@ def write(database_url: str, worker: int, organization_id: int, events: int, mos
             with suppress(Failed), transaction() as session:
                 actor = Actor.system(organization_id, Origin(request_id=f"{worker}-{number}"))
                 made = [
-                    event(session, actor, Action.BOOKING_LISTED, None, Outcome.OK, {"turn": turn})
+                    event(KEY, actor, Action.BOOKING_LISTED, None, Outcome.OK, {"turn": turn})
                     for turn in range(size)
                 ]
-                session.execute(made[0][0], [values for _, values in made])
+                direct(session).run(made[0][0], [values for _, values in made])
                 if choose.random() < 0.1:  # a change that fails takes its events with it
                     raise Failed
                 recorded += size

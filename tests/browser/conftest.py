@@ -48,7 +48,7 @@ def server(sqlite_url: str, tmp_path: Path) -> Iterator[Server]:
 def context(chromium: Browser, server: Server) -> Iterator[BrowserContext]:
     with chromium.new_context(base_url=server.url) as context:
         context.set_default_timeout(PATIENCE)
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        context.grant_permissions(["clipboard-write"])
         yield context
 
 
@@ -69,6 +69,18 @@ def set_up(page: Page) -> None:
     page.get_by_label("Password").fill("correct horse battery staple")
     page.get_by_role("button", name="Start").click()
     expect(page).to_have_url(re.compile(r"/admin/api_keys$"))
+
+
+def pasted(page: Page) -> str:
+    """What is in the clipboard, by pasting it elsewhere: no page of ours may read it."""
+    elsewhere = page.context.new_page()
+    elsewhere.set_content("<input>")
+    elsewhere.locator("input").focus()
+    elsewhere.keyboard.press("Control+V")
+    text = elsewhere.locator("input").input_value()
+    elsewhere.close()
+    page.bring_to_front()
+    return text
 
 
 def listen(page: Page, url: str) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from convene_keys import create_app
-from tests.browser.conftest import PATIENCE, Place, listen, unexpected
+from tests.browser.conftest import PATIENCE, Place, listen, pasted, unexpected
 from tests.browser.test_main_job import PASSWORD, call
 from tests.databases import environ
 from tests.servers import Server
@@ -98,7 +98,7 @@ def test_by_keyboard_alone(keyboard: Page, server: Server, maya: None) -> None:
     keys.press("Tab")
     keys.press("Enter")
     expect(page.locator("#announce")).to_have_text("Copied")
-    assert page.evaluate("navigator.clipboard.readText()") == key
+    assert pasted(page) == key
     tab_to(page, page.get_by_label("I’ve saved it"))
     keys.press("Space")
     keys.press("Tab")

@@ -47,7 +47,8 @@ class Visit:
 
 
 # These answer with a file, or send the browser on to another page.
-NO_PAGES = {"audit.export_csv", "audit.export_jsonl", "auth.home", "auth.admin"}
+# The style guide is there in debug mode only.
+NO_PAGES = {"audit.export_csv", "audit.export_jsonl", "auth.home", "auth.admin", "styleguide.show"}
 # Addresses that the URL map alone doesn't give. Set-up is over here: it has a test of its own.
 SPECIAL = {
     "auth.login": Visit("auth.login", "/login", "nobody"),

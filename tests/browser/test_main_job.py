@@ -5,6 +5,7 @@ import re
 from playwright.sync_api import Page, expect
 
 from convene_keys import team
+from tests.browser.conftest import pasted
 from tests.databases import SECRET_KEY
 from tests.servers import Server, Visitor
 
@@ -35,7 +36,7 @@ def test_a_key_is_made_used_watched_and_revoked(page: Page, server: Server) -> N
     key = shown.input_value()
     page.get_by_role("button", name="Copy key").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
-    assert page.evaluate("navigator.clipboard.readText()") == key
+    assert pasted(page) == key
     page.get_by_label("I’ve saved it").check()
     page.get_by_role("button", name="Done").click()
 
