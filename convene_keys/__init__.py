@@ -12,7 +12,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from convene_keys import access, api, config, errors, headers, limits, seals, web
+from convene_keys import access, api, config, errors, headers, limits, mcp, seals, web
 from convene_keys.extensions import csrf, db, htmx, login, prepare_sqlite
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,6 +68,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
     htmx.init_app(app)
     web.init_app(app)
     api.init_app(app)
+    mcp.init_app(app)
     if commands:
         from convene_keys import cli
 
@@ -77,23 +78,24 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
 
 
 class _Sessions(SecureCookieSessionInterface):
-    """Cookies are for people: below /api and /static there is no session to open or save."""
+    """Cookies are for people: for machines and files there is no session to open or save."""
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        if request.path.startswith(("/api/", "/static/")):
+        if request.path.startswith(("/api/", "/static/")) or request.path == mcp.PATH:
             return None
         return super().open_session(app, request)
 
 
 def _answer_error(error: Exception) -> ResponseReturnValue:
-    """Every error leaves here: a problem document below /api, a page elsewhere."""
+    """Every error leaves here: as JSON for machines, as a page for people."""
+    for_machines = request.path.startswith("/api/") or request.path == mcp.PATH
     if isinstance(error, errors.Problem):
         problem = error
     elif isinstance(error, HTTPException) and error.code is not None:
         if error.code < 400:  # a redirect that routing raised
             return error
         allowed = getattr(error, "valid_methods", None) or ()
-        words = None if request.path.startswith("/api/") else web.WORDS.get(error.code)
+        words = None if for_machines else web.WORDS.get(error.code)
         problem = errors.of_status(error.code, words or error.description or error.name, allowed)
     elif isinstance(error, OperationalError | InterfaceError | TimeoutError):
         log.warning("database away: %s", error.__class__.__name__, exc_info=error)
@@ -101,6 +103,8 @@ def _answer_error(error: Exception) -> ResponseReturnValue:
     else:
         log.error("unexpected error", exc_info=error)
         problem = errors.Problem("This is our fault, not yours. Nothing was changed.")
-    if request.path.startswith("/api/"):
+    if request.path == mcp.PATH:
+        return mcp.refusal(problem)
+    if for_machines:
         return api.problem_document(problem)
     return web.problem_page(problem)

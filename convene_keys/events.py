@@ -39,6 +39,7 @@ class Action(StrEnum):
     KEY_EXPIRED = "key.expired", "noted that the key {target} expired", "expire the key {target}"
     KEY_REFUSED = "key.refused", "was refused", "use a key that no longer works"
     KEY_LIMITED = "key.limited", "called too often", "call more often than it may"
+    KEY_CONNECTED = "key.connected", "connected", "connect"
     KEY_CHECKED = "key.checked", "asked which key it is", "ask which key it is"
 
     DASHBOARD_VIEWED = "dashboard.viewed", "looked at the dashboard", "look at the dashboard"

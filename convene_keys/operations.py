@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.orm import Session
@@ -54,6 +54,7 @@ from convene_keys.models import (
 from convene_keys.prepared import Direct
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Whatever a key asks for below these is refused and recorded.
 OFF_LIMITS = ("account", "password", "billing", "stripe", "members", "api_keys")
@@ -97,6 +98,9 @@ class Operation:
     output: type[BaseModel]
     handler: Callable[[Call, Any], BaseModel]
     noun: str = ""
+    # What the Model Context Protocol wants to know of a change.
+    destructive: bool = False  # it can't be undone, or replaces what was there
+    idempotent: bool = True  # doing it again changes nothing more
 
     @property
     def scope(self) -> Scope:
@@ -178,15 +182,41 @@ def refuse(method: str, path: str, token: str, origin: Origin, peppers: Sequence
     raise AssertionError("a refusal always raises")  # pragma: no cover
 
 
+def connect(token: str, origin: Origin, peppers: Sequence[str], client: str) -> Scope:
+    """Greet an assistant that has just been given its key; recorded. What the key may do.
+
+    `client` is what the assistant says it is. Raises the `Problem` to answer with.
+    """
+
+    def act(call: Call) -> Scope:
+        call.detail["client"] = client
+        return _standing_scope(call)
+
+    return _as_key(Action.KEY_CONNECTED, token, origin, peppers, act)
+
+
+def admit(token: str, origin: Origin, peppers: Sequence[str]) -> Scope:
+    """What a working key may do, for an answer that holds nothing of the organization's.
+
+    Only a refusal is recorded. Raises the `Problem` to answer with.
+    """
+    return _as_key(None, token, origin, peppers, _standing_scope)
+
+
+def _standing_scope(call: Call) -> Scope:
+    _check_standing(call)
+    return Scope(call.key.scope)
+
+
 def _as_key(
-    action: Action,
+    action: Action | None,
     token: str,
     origin: Origin,
     peppers: Sequence[str],
-    act: Callable[[Call], BaseModel],
+    act: Callable[[Call], T],
     *,
     changes: bool = False,
-) -> BaseModel:
+) -> T:
     """Whose key is it, does it work, act, record, and only then answer.
 
     What `changes` something is one transaction with its event. What only reads holds no writer up:
@@ -212,11 +242,15 @@ def _as_key(
                 )
             if refusal is None:
                 call = Call(within, Actor.of_key(key, origin), _place(key), key)
-                answer, event = _attempt(action, call, act)
-                statements = [*keys.notes_of_use(key, token, origin, peppers), event]
+                statements = keys.notes_of_use(key, token, origin, peppers)
+                if action is None:
+                    answer: T | Problem = act(call)
+                else:
+                    answer, event = _attempt(action, call, act)
+                    statements.append(event)
                 if isinstance(within, Session):
                     write(within, statements)
-                else:
+                elif statements:
                     write_together(within, statements)
         if refusal is not None:
             _note_refusal(key, origin, refusal)
@@ -228,7 +262,8 @@ def _as_key(
     except Problem:
         raise
     except Exception:
-        _record_crash(action, token, origin, peppers)
+        if action is not None:
+            _record_crash(action, token, origin, peppers)
         raise
     return _answered(answer)
 
@@ -258,11 +293,9 @@ def _place(key: Any) -> markets.Place:
     )
 
 
-def _attempt(
-    action: Action, call: Call, act: Callable[[Call], BaseModel]
-) -> tuple[BaseModel | Problem, Statement]:
+def _attempt(action: Action, call: Call, act: Callable[[Call], T]) -> tuple[T | Problem, Statement]:
     """Act; the answer or the problem, and the event that tells how it ended."""
-    answer: BaseModel | Problem
+    answer: T | Problem
     try:
         answer, outcome = act(call), Outcome.OK
     except Problem as problem:
@@ -273,7 +306,7 @@ def _attempt(
     return answer, audit.event(key, call.actor, action, call.target, outcome, call.detail)
 
 
-def _answered(answer: BaseModel | Problem) -> BaseModel:
+def _answered(answer: T | Problem) -> T:
     if isinstance(answer, Problem):
         raise answer
     return answer
@@ -509,13 +542,14 @@ OPERATIONS: tuple[Operation, ...] = (
         "Decide a vendor application",
         "Approve, decline or waitlist an application, with a note for the team if you like.",
         s.ApplicationUpdate, s.ApplicationOut, _update_application, "application",
+        destructive=True,
     ),
     Operation(
         "remind_vendor_application", "POST", "/vendor_applications/{id}/remind",
         Action.APPLICATION_REMINDED,
         "Note a reminder",
         "Note that the vendor was reminded: once in 24 hours, and not once it is declined.",
-        s.One, s.ApplicationOut, _remind_application, "application",
+        s.One, s.ApplicationOut, _remind_application, "application", idempotent=False,
     ),
     Operation(
         "list_bookings", "GET", "/bookings", Action.BOOKING_LISTED,
@@ -546,6 +580,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Cancel a booking",
         "Cancel a pending or approved booking, with a reason if you like. It can't be undone.",
         s.WithReason, s.BookingOut, _deciding(BookingStatus.CANCELLED), "booking",
+        destructive=True,
     ),
     Operation(
         "mark_booking_paid", "POST", "/bookings/{id}/mark_paid", Action.BOOKING_PAID,

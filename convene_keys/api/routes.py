@@ -1,6 +1,5 @@
 """`/api/v1/admin`: one route an operation, and one for everything a key may not ask for."""
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -9,18 +8,11 @@ from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
 from pydantic import BaseModel
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from convene_keys import operations
 from convene_keys.access import Access, access, origin, presented_key, settings
-from convene_keys.errors import (
-    FieldError,
-    Invalid,
-    Malformed,
-    NotFound,
-    TooLarge,
-    UnsupportedMediaType,
-)
+from convene_keys.bodies import json_body
+from convene_keys.errors import FieldError, Invalid, Malformed, NotFound
 from convene_keys.operations import OPERATIONS, Operation
 from convene_keys.schemas import NUMBER_MAX
 
@@ -70,24 +62,7 @@ def _query() -> dict[str, str]:
 
 def _body() -> dict[str, Any]:
     """The JSON object in the body; an empty body counts as an empty object."""
-    # A body that comes in chunks is cut off at the most, not refused: one byte more tells.
-    request.max_content_length = BODY_MAX + 1
-    try:
-        if request.form:  # read by the guard already, so the body would look empty
-            raise _not_json()
-        raw = request.get_data(cache=False)
-        if len(raw) > BODY_MAX:
-            raise RequestEntityTooLarge
-    except RequestEntityTooLarge:
-        raise TooLarge(f"A body may have {BODY_MAX:,} bytes at the most.") from None
-    if not raw:
-        return {}
-    if request.mimetype != "application/json":
-        raise _not_json()
-    try:
-        body = json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_members)
-    except (ValueError, RecursionError):
-        raise Malformed("The body is not well-formed JSON.") from None
+    body = json_body(BODY_MAX, {})
     if not isinstance(body, dict):
         raise Malformed("The body must be a JSON object.")
     return _without_id(body)
@@ -97,21 +72,6 @@ def _without_id(given: dict[str, T]) -> dict[str, T]:
     if "id" in given:
         raise Invalid([FieldError("id", "The number belongs in the address only.")])
     return given
-
-
-def _not_json() -> UnsupportedMediaType:
-    return UnsupportedMediaType("Send JSON, with Content-Type: application/json.")
-
-
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise ValueError("a member is there twice")  # which one counts is anybody's guess
-    return members
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 @blueprint.route("/", defaults={"path": ""}, methods=METHODS, provide_automatic_options=False)

@@ -1,0 +1,83 @@
+"""`POST /mcp`: one JSON-RPC message in, one JSON answer out; nothing is kept in between."""
+
+import json
+from typing import Any
+
+from flask import Blueprint, Response, g, request
+
+from convene_keys.access import Access, access, origin, presented_key, settings
+from convene_keys.bodies import json_body
+from convene_keys.errors import Forbidden, Malformed, MethodNotAllowed, Problem
+from convene_keys.mcp import methods, protocol
+from convene_keys.mcp.methods import Caller
+from convene_keys.mcp.protocol import Message, Rejected
+
+PATH = "/mcp"
+BODY_MAX = 64 * 1024
+OTHER_METHODS = ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+blueprint = Blueprint("mcp", __name__)
+
+
+@blueprint.route(PATH, methods=OTHER_METHODS, provide_automatic_options=False)
+@access(Access.OPEN)
+def other_methods() -> Response:
+    """No stream is kept open, and there is no session to end."""
+    raise MethodNotAllowed("Send each message with POST.", allowed=["POST"])
+
+
+@blueprint.post(PATH, provide_automatic_options=False)
+@access(Access.KEY)
+def exchange() -> Response:
+    # A page of another site may not call from a browser, whatever name it gave this machine.
+    if request.headers.get("Origin") not in (None, settings().base_url):
+        raise Forbidden("This can't be called from another site's page.", code="other_origin")
+    site = settings().base_url
+    caller = Caller(presented_key() or "", origin(), settings().key_peppers, site)
+    message = None
+    try:
+        message = _message()
+        g.message_id = message.id
+        message = protocol.versioned(message, request.headers)
+        if message.id is not None:
+            protocol.check(message)
+    except Rejected as rejected:
+        methods.admit(caller)  # a stranger learns nothing but that a key is needed
+        return _failed(message, rejected)
+    if message.id is None:
+        methods.admit(caller)
+        return Response(status=202)
+    try:
+        return _json(protocol.answer(message, methods.perform(caller, message)))
+    except Rejected as rejected:
+        return _failed(message, rejected)
+
+
+def refusal(problem: Problem) -> Response:
+    """The answer to what was refused as a whole, with the problem's own status and code."""
+    data = {"code": problem.code, "status": problem.status, "request_id": origin().request_id}
+    told = protocol.error(g.get("message_id"), Rejected(protocol.REFUSED, problem.detail, data))
+    return _json(told, problem.status, problem.headers)
+
+
+def _message() -> Message:
+    try:
+        return protocol.read(json_body(BODY_MAX))
+    except Malformed as malformed:
+        raise Rejected(protocol.PARSE_ERROR, malformed.detail) from None
+
+
+def _failed(message: Message | None, rejected: Rejected) -> Response:
+    status = protocol.status(message, rejected.code)
+    return _json(protocol.error(message.id if message else None, rejected), status)
+
+
+def _json(
+    body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    return Response(
+        json.dumps(body, ensure_ascii=False, separators=(",", ":")),
+        status,
+        {**(headers or {}), "Cache-Control": "no-store"},
+        mimetype="application/json",
+    )

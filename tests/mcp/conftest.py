@@ -1,0 +1,99 @@
+"""A real server with two organizations for the official client, once a session."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from sqlalchemy import select, update
+
+from convene_keys import clock, create_app
+from convene_keys.extensions import db
+from convene_keys.models import ApiKey, AuditEvent, Organization
+from tests import factories as make
+from tests.databases import environ
+from tests.servers import Server
+
+
+@dataclass
+class Market:
+    """A served organization; `app` reads and changes its database beside the server."""
+
+    app: Flask
+    server: Server
+    organization_id: int
+
+    @property
+    def url(self) -> str:
+        return f"{self.server.url}/mcp"
+
+    def key(self, name: str = "Claude on laptop", **values: object) -> str:
+        """The secret of a new key."""
+        with self.reading():
+            of = db.session.get_one(Organization, self.organization_id)
+            return make.api_key(of, name, **values)[1]
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Its database, as it is now."""
+        with self.app.app_context():
+            yield
+            db.session.remove()
+
+    def revoke_keys(self) -> None:
+        with self.reading():
+            db.session.execute(
+                update(ApiKey)
+                .where(ApiKey.organization_id == self.organization_id)
+                .values(revoked_at=clock.now(), released_at=clock.now())
+            )
+            db.session.commit()
+
+    def events(self) -> list[tuple[str, str, str]]:
+        """Action, outcome and target of all that happened, oldest first."""
+        with self.reading():
+            found = db.session.scalars(
+                select(AuditEvent)
+                .where(AuditEvent.organization_id == self.organization_id)
+                .order_by(AuditEvent.id)
+            )
+            return [(e.action, e.outcome, e.target_name or "") for e in found]
+
+    def calls(self) -> list[tuple[str, str, str]]:
+        """The same without the greeting, which not every client sends."""
+        return [event for event in self.events() if event[0] != "key.connected"]
+
+
+@pytest.fixture(scope="session")
+def served(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Flask, Server]]:
+    folder = tmp_path_factory.mktemp("mcp")
+    shutil.copy(sqlite_template, folder / "served.db")
+    url = f"sqlite:///{folder}/served.db"
+    with Server(url, folder / "server.log") as server:
+        yield create_app(environ(url)), server
+
+
+def _market(app: Flask, server: Server, name: str) -> Market:
+    with app.app_context():
+        organization = make.organization(name)
+        make.market_data(organization)
+        number = organization.id
+        db.session.remove()
+    return Market(app, server, number)
+
+
+@pytest.fixture
+def market(served: tuple[Flask, Server]) -> Market:
+    """An organization of this test's own: market, date and vendor 1, bookings 1 to 3, pending."""
+    return _market(*served, "Riverside Market")
+
+
+@pytest.fixture
+def elsewhere(served: tuple[Flask, Server]) -> Market:
+    """Another organization with the same things."""
+    return _market(*served, "Elsewhere Market")
