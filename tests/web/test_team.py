@@ -443,3 +443,12 @@ def test_guessing_the_password_again_is_slowed_down(client, maya, noor, later):
     assert answer.status_code == 429
     assert answer.headers["Retry-After"] == "900"
     assert state_of(noor) == ("Noor", "manager", False)
+
+
+@pytest.mark.parametrize("role", ["manager", "nobody"])
+def test_of_several_wrong_fields_only_the_first_takes_the_focus(client, maya, role):
+    answer = client.post("/admin/team", data={"name": "", "email": "", "role": role})
+    assert answer.status_code == 422
+    wrong = re.findall(r"<input[^>]*aria-invalid[^>]*>", answer.text)
+    assert len(wrong) == (2 if role == "manager" else 0)
+    assert len(re.findall(r"<input[^>]* autofocus", answer.text)) == 1
