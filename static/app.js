@@ -74,7 +74,7 @@ const again = ({ sourceElement: element, request }) =>
   element.isConnected && (() => (element.matches("form") ? element.requestSubmit(request.submitter) : element.click()));
 
 document.addEventListener("htmx:before:request", ({ detail: { ctx } }) => {
-  if (ctx.target === slot()) opener ??= ctx.sourceElement;
+  if (ctx.target === slot()) opener ??= ctx.sourceElement.closest("details.menu")?.firstElementChild || ctx.sourceElement;
   ctx.pressed = [ctx.request.submitter || (ctx.sourceElement.matches("a, button") && ctx.sourceElement), ctx.target.matches(".wait") && ctx.target];
   ctx.pressed.forEach(busy);
 });
@@ -86,7 +86,7 @@ document.addEventListener("htmx:before:swap", (event) => {
   const { ctx, tasks } = event.detail;
   if (!swapped(ctx.response?.status) && !ctx.hx.retarget) return event.preventDefault();
   const { target, swapSpec } = tasks.find((task) => task.type === "main") || {};
-  if (target === slot()) raise(document.body);
+  if (target === slot()) raise(document.body), opener?.closest("details.menu")?.removeAttribute("open");
   else if (inside(ctx.sourceElement) && !inside(target) && swapSpec?.style !== "none") closeDialog();
 });
 document.addEventListener("htmx:after:swap", () => {

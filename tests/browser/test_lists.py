@@ -1,10 +1,10 @@
-"""A list in a browser: while it loads, its bars by keyboard, and on paper."""
+"""A list in a browser: while it loads, its bars and menus by keyboard, and on paper."""
 
 import re
 
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.browser.conftest import set_up
+from tests.browser.conftest import Place, set_up
 
 
 def test_a_list_says_that_it_loads_and_its_bars_narrow_it(page: Page) -> None:
@@ -43,3 +43,20 @@ def test_the_log_on_paper_is_the_log_alone(page: Page) -> None:
     colours = "e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).color]"
     white, black = "rgb(255, 255, 255)", "rgb(0, 0, 0)"
     assert page.locator("body").evaluate(colours) == [white, black]
+
+
+def test_a_menu_closes_for_the_dialog_it_opens_and_has_the_focus_after_it(
+    place: Place, chromium: Browser
+) -> None:
+    page = place.page_of(chromium, "maya")
+    page.goto("/admin/bookings")
+    menu = page.locator("td .menu:has(a)").first
+    menu.locator("summary").press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    expect(menu).not_to_have_attribute("open")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(menu.locator("summary")).to_be_focused()
+    page.close()
