@@ -32,3 +32,22 @@ def test_the_first_call_shows_on_the_page_that_waits_for_it(page: Page, server: 
     page.get_by_label("I’ve saved it").check()
     page.get_by_role("button", name="Done").click()
     expect(line).to_contain_text("Connected: Claude called list_bookings")
+
+
+def test_the_row_in_the_list_tells_it_too_and_takes_no_focus(page: Page, server: Server) -> None:
+    set_up(page)
+    page.goto("/admin/api_keys/new")
+    page.get_by_label("Name").fill("Claude")
+    page.get_by_role("button", name="Create key").click()
+    key = page.locator("#new-key").input_value()
+    page.goto("/admin/api_keys")
+    row = page.locator("tr[id^=key-]")
+    expect(row).to_contain_text("Never used")
+    page.get_by_label("More for Claude").press("Enter")
+    with Visitor(server.port, Authorization=f"Bearer {key}") as visitor:
+        assert visitor.get("/api/v1/admin/bookings")[0] == 200
+    expect(page.locator("#first-call")).to_contain_text("Connected")
+    expect(row).to_contain_text("Just now from 127.0.0.1", ignore_case=True)
+    expect(row.locator("> *")).to_have_count(6)
+    expect(page.get_by_label("More for Claude")).to_be_focused()
+    expect(page.locator(".menu[open]")).to_have_count(1)
