@@ -10,6 +10,7 @@ from convene_keys.access import Access, access
 from convene_keys.models import ApiKey, AuditEvent, Member
 from convene_keys.web import charts
 from convene_keys.web.forms import Form
+from convene_keys.web.keys import Filters
 from convene_keys.web.respond import page
 
 blueprint = Blueprint("styleguide", __name__)
@@ -43,6 +44,8 @@ def show() -> Response:
         form=form,
         chart=charts.bars(days, counts, charts.CAP),
         keys=sample,
+        filters=Filters(),
+        pages=1,
         used={key.id: counts if key.last_used_at else [] for key in sample},
         spark=charts.spark,
         events=_events(),
