@@ -27,6 +27,10 @@ OVER = """() => Math.max(
   ...[...document.querySelectorAll("dialog[open], .menu[open] > div, .toast")].map(
     above => Math.ceil(Math.max(-above.getBoundingClientRect().left,
                                 above.getBoundingClientRect().right - innerWidth))))"""
+# The smallest type that anything is set in, in pixels.
+SMALLEST = """() => Math.min(...[...document.body.querySelectorAll("*")].filter(
+  e => e.offsetHeight > 1 && (e.value || [...e.childNodes].some(n => n.nodeType == 3 && n.data.trim()))
+).map(e => parseFloat(getComputedStyle(e).fontSize)))"""
 Act = Callable[[Page], object]
 
 
@@ -235,6 +239,23 @@ def test_set_up_and_a_database_that_is_away(
     assert not faults, "\n".join(faults)
 
 
+def test_signing_in_stands_in_the_middle_of_a_tall_screen(place: Place, chromium: Browser) -> None:
+    page = place.page_of(chromium, "nobody")
+    page.goto("/login")
+    for height in (568, 800, 1_600):
+        page.set_viewport_size({"width": 390, "height": height})
+        above, card = (page.locator(part).bounding_box() for part in (".brand", "form"))
+        assert above
+        assert card
+        middle = (above["y"] + card["y"] + card["height"]) / 2
+        assert 0 <= above["y"] < card["y"]
+        assert 0.4 * height < middle < 0.5 * height or height == 568
+        assert page.get_by_role("button", name="Sign in").evaluate(
+            "button => button.getBoundingClientRect().bottom <= innerHeight"
+        )
+    page.close()
+
+
 def look(page: Page, part: str = "html") -> list[str]:
     """What is wrong with the page as it is now, in each theme and width."""
     page.evaluate(AXE_SCRIPT)
@@ -247,6 +268,8 @@ def look(page: Page, part: str = "html") -> list[str]:
             over = page.evaluate(OVER)
             if over > 0:
                 faults.append(f"{theme} {width}: {over} px beyond the window")
+            if (smallest := page.evaluate(SMALLEST)) < 11:
+                faults.append(f"{theme} {width}: type of {smallest} px")
             for found in page.evaluate("of => axe.run(...of)", [part, options])["violations"]:
                 for node in found["nodes"]:
                     faults.append(f"{theme} {width}: {found['id']}: {node['html'][:200]}")
