@@ -22,8 +22,10 @@ TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 # A theme changes colours and nothing else, so that the second needs only what looks at them.
 RULES = {"light": TAGS, "dark": ["color-contrast", "link-in-text-block"]}
 # How far anything sticks out of the window: to the left only what lies above the page can.
+# A dialog scrolls sideways instead.
 OVER = """() => Math.max(
   document.documentElement.scrollWidth - innerWidth,
+  ...[...document.querySelectorAll("dialog[open]")].map(d => d.scrollWidth - d.clientWidth),
   ...[...document.querySelectorAll("dialog[open], .menu[open] > div, .toast")].map(
     above => Math.ceil(Math.max(-above.getBoundingClientRect().left,
                                 above.getBoundingClientRect().right - innerWidth))))"""
