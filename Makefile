@@ -1,6 +1,6 @@
 # Convene Keys: `make` or `make help` lists what there is to do.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak lint bench lighthouse screenshots
+.PHONY: help install run demo test soak lint bench lighthouse screenshots reference
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
@@ -60,6 +60,9 @@ lighthouse: .venv/tests ## Print Lighthouse's scores of three pages; needs Node 
 
 screenshots: .venv/tests ## Take the pictures in docs/screenshots anew; needs Chromium
 	@$(BIN)/python -m docs.screenshots.make
+
+reference: .venv/tests ## Ask the API anew what convene_keys/reference.json shows
+	@$(BIN)/python -m tests.reference
 
 .venv-bench/ready: bench/requirements.txt
 	@"$(PYTHON)" -m venv --clear .venv-bench

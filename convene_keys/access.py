@@ -98,9 +98,9 @@ def guard() -> ResponseReturnValue | None:
         return None
     token = presented_key()
     if token is not None and tokens.is_well_formed(token):
-        raise operations.refuse(
-            request.method, request.path, token, origin(), settings().key_peppers
-        )
+        # A method that no route takes, such as TRACE, comes here for the API's addresses too.
+        path = "/" + request.path.removeprefix(f"{operations.ROOT}/").lstrip("/")
+        raise operations.refuse(request.method, path, token, origin(), settings().key_peppers)
     if request.endpoint is None or level is Access.PUBLIC:
         return None
     if not current_user.is_authenticated:

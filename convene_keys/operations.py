@@ -56,6 +56,7 @@ from convene_keys.prepared import Direct
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+ROOT = "/api/v1/admin"
 # Whatever a key asks for below these is refused and recorded.
 OFF_LIMITS = ("account", "password", "billing", "stripe", "members", "api_keys")
 
@@ -86,7 +87,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Operation:
-    """One thing a key may do. `path` is below `/api/v1/admin`; `{id}` in it is the field `id`."""
+    """One thing a key may do. `path` is below `ROOT`; `{id}` in it is the field `id`."""
 
     name: str
     method: Literal["GET", "POST", "PATCH"]

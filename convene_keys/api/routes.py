@@ -21,7 +21,7 @@ BODY_MAX = 16 * 1024
 HEADERS = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
-blueprint = Blueprint("api", __name__, url_prefix="/api/v1/admin")
+blueprint = Blueprint("api", __name__, url_prefix=operations.ROOT)
 
 
 def _view(operation: Operation) -> Callable[..., Response]:

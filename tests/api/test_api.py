@@ -369,7 +369,7 @@ OFF_LIMITS = ("account", "password", "billing", "stripe", "members", "api_keys")
 @pytest.mark.parametrize("name", OFF_LIMITS)
 def test_off_limits_to_every_key_by_every_method(call: Caller, name: str) -> None:
     tried = 0
-    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "X", "OPTIONS"):
         for path in (f"/{name}", f"/{name}/", f"/{name}/7", f"/{name}/7/deep/er?x=1"):
             answer = call(method, path, 403)
             assert method == "HEAD" or answer.json["code"] == "off_limits"
@@ -436,6 +436,7 @@ def test_methods_that_an_address_does_not_have(call: Caller) -> None:
         ("PUT", "/vendor_applications/1", "GET, PATCH"),
         ("GET", "/bookings/1/approve", "POST"),
         ("HEAD", "/bookings/1/approve", "POST"),
+        ("TRACE", "/me", "GET"),
     ):
         assert call(method, path, 405).headers["Allow"] == allowed
     assert {event.action for event in _events()} == {"request.unknown"}
