@@ -10,6 +10,7 @@ from convene_keys.web import (
     audit,
     auth,
     data,
+    docs,
     formats,
     health,
     help,
@@ -28,7 +29,7 @@ THEMES = ("light", "dark")
 
 
 def init_app(app: Flask) -> None:
-    for area in (auth, keys, audit, data, team, settings, help, health, styleguide):
+    for area in (auth, keys, audit, data, team, settings, help, docs, health, styleguide):
         app.register_blueprint(area.blueprint)
     login.session_protection = None  # it trusts a forged address; sessions live on the server
     login.user_loader(load)

@@ -190,6 +190,10 @@ STATES = [
         act=_then_error(_fill("Add member", name="", email="")),
         problem=422,
     ),
+    # For everybody.
+    Visit("reference", "/docs/api", "nobody"),
+    Visit("reference, signed in", "/docs/api"),
+    Visit("help", "/help/keys", "nobody"),
     # Errors.
     Visit("400", f"{KEYS}?status=nonsense", problem=400),
     Visit("403", f"{KEYS}/new", "ines", problem=403),
