@@ -120,7 +120,20 @@ def reference_page(app: Flask) -> dict[str, Offer]:
     return offers
 
 
-WAYS = [rest, openapi, reference_page]
+def mcp(app: Flask) -> dict[str, Offer]:
+    _, secret = make.api_key(make.organization())
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    answer = new_browser(app).post("/mcp", json=message, headers={"X-API-Key": secret}).json
+    offers = {}
+    for tool in answer["result"]["tools"]:
+        given, answered = tool["inputSchema"], tool["outputSchema"]
+        inputs = {name: name in given.get("required", ()) for name in given["properties"]}
+        assert set(answered["required"]) == set(answered["properties"])
+        offers[tool["name"]] = Offer(inputs, frozenset(answered["properties"]))
+    return offers
+
+
+WAYS = [rest, openapi, reference_page, mcp]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
