@@ -62,6 +62,7 @@ CODES = (
         "Who made the key has left or may not make keys any more. Ask for a new one.",
     ),
     Code(403, "organization_draft", "An admin has to set the organization live first."),
+    Code(403, "other_origin", "Only at /mcp: a browser sent it from another site’s page."),
     Code(404, "not_found", "There is no such thing in this organization, or no such address."),
     Code(405, "method_not_allowed", "The address takes other methods: those in the Allow header."),
     Code(409, "conflict", "Not possible in the state that the thing is in now."),

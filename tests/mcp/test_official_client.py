@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import anyio
@@ -33,12 +34,18 @@ async def connected(market: Market, secret: str, mode: str = "auto") -> AsyncIte
             yield client
 
 
+def in_a_thread(run: Callable[[], Awaitable[None]]) -> None:
+    """In a thread of its own, since the browser of other tests leaves its loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(anyio.run, run).result()
+
+
 def session(market: Market, secret: str, test: Test, mode: str = "auto") -> None:
     async def run() -> None:
         async with connected(market, secret, mode) as client:
             await test(client)
 
-    anyio.run(run)
+    in_a_thread(run)
 
 
 def text_of(result: CallToolResult) -> str:
@@ -306,7 +313,7 @@ def test_clients_work_side_by_side(market: Market) -> None:
             for number in range(4):
                 group.start_soon(one, number)
 
-    anyio.run(all_of_them)
+    in_a_thread(all_of_them)
 
 
 def _innermost(error: BaseException) -> BaseException:
