@@ -100,7 +100,7 @@ def reference_page(app: Flask) -> dict[str, Offer]:
     for part in re.findall(
         r'<section class="panel pad split calls"(.*?)</section>', text, re.DOTALL
     ):
-        found = re.search(r'id="(\w+)" data-output="(\w+)"', part)
+        found = re.search(r'id="(\w+)"\s+data-output="(\w+)"', part)
         assert found
         name, output = found.groups()
         inputs = {
