@@ -81,14 +81,18 @@ class _Sessions(SecureCookieSessionInterface):
     """Cookies are for people: for machines and files there is no session to open or save."""
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        if request.path.startswith(("/api/", "/static/")) or request.path == mcp.PATH:
+        if _for_machines(request) or request.path.startswith("/static/"):
             return None
         return super().open_session(app, request)
 
 
+def _for_machines(request: Request) -> bool:
+    return request.path.startswith("/api/") or request.path == mcp.PATH
+
+
 def _answer_error(error: Exception) -> ResponseReturnValue:
     """Every error leaves here: as JSON for machines, as a page for people."""
-    for_machines = request.path.startswith("/api/") or request.path == mcp.PATH
+    for_machines = _for_machines(request)
     if isinstance(error, errors.Problem):
         problem = error
     elif isinstance(error, HTTPException) and error.code is not None:

@@ -16,8 +16,8 @@ from flask_migrate import upgrade
 
 from convene_keys import clock, create_app, passwords
 from convene_keys.extensions import db
-from convene_keys.models import Member
-from tests import factories
+from convene_keys.models import ApiKey, Member, Organization
+from tests import factories as make
 from tests.databases import Postgres, environ
 
 passwords.COST = 4  # bcrypt at full cost takes 240 ms; its own test restores it
@@ -90,7 +90,7 @@ class Browser(FlaskClient):
 
     def sign_in(self, member: Member) -> None:
         """Give this browser the cookie of a new session of `member`, signed in just now."""
-        _, token = factories.session(member)
+        _, token = make.session(member)
         with self.session_transaction() as cookie:
             cookie.update(_user_id=token, _fresh=True)
 
@@ -135,6 +135,26 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Clock:
     hands = Clock(datetime(2026, 11, 24, 12, 0, tzinfo=UTC))
     monkeypatch.setattr(clock, "now", hands)
     return hands
+
+
+@pytest.fixture
+def organization(app: Flask, hands: Clock) -> Organization:
+    """An organization with market data, at noon."""
+    organization = make.organization()
+    make.market_data(organization)
+    return organization
+
+
+@pytest.fixture
+def maya(organization: Organization) -> Member:
+    """Its admin."""
+    return make.member(organization)
+
+
+@pytest.fixture
+def key(organization: Organization, maya: Member) -> tuple[ApiKey, str]:
+    """Maya's key for Claude and its secret."""
+    return make.api_key(organization, creator=maya, tool="claude")
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:

@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from flask import Flask
 from pydantic import BaseModel
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
@@ -43,13 +42,6 @@ from tests.databases import PEPPER
 PEPPERS = [PEPPER]
 HERE = Origin("192.0.2.1", "curl/8", "r1")
 APPROVE = BY_NAME["approve_booking"]
-
-
-@pytest.fixture
-def organization(app: Flask, hands: Clock) -> Organization:
-    organization = make.organization()
-    make.market_data(organization)
-    return organization
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from convene_keys.mcp.protocol import (
     Message,
     Rejected,
 )
+from convene_keys.models import Scope
 from convene_keys.operations import BY_NAME, Operation
 
 VERSION = "0.1.0"
@@ -56,9 +57,9 @@ def perform(caller: Caller, message: Message) -> Result:
     return _METHODS[message.method](caller, message)
 
 
-def admit(caller: Caller) -> None:
-    """Let nobody in whose key does not work. Raises a `Problem`."""
-    operations.admit(caller.token, caller.origin, caller.peppers)
+def admit(caller: Caller) -> Scope:
+    """What the key may do; lets nobody in whose key does not work. Raises a `Problem`."""
+    return operations.admit(caller.token, caller.origin, caller.peppers)
 
 
 def _initialize(caller: Caller, message: Message) -> Result:
@@ -104,8 +105,7 @@ def _ping(caller: Caller, _: Message) -> Result:
 
 
 def _list_tools(caller: Caller, _: Message) -> Result:
-    scope = operations.admit(caller.token, caller.origin, caller.peppers)
-    return {**_complete(keep=LISTS_LAST), "tools": catalogue.tools(scope)}
+    return {**_complete(keep=LISTS_LAST), "tools": catalogue.tools(admit(caller))}
 
 
 def _listing(member: str, things: Sequence[Result]) -> Callable[[Caller, Message], Result]:

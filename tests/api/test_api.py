@@ -20,23 +20,6 @@ ROOT = "/api/v1/admin"
 NOON = "2026-11-24T12:00:00Z"
 
 
-@pytest.fixture
-def organization(app: Flask, hands: Clock) -> Organization:
-    organization = make.organization()
-    make.market_data(organization)
-    return organization
-
-
-@pytest.fixture
-def maya(organization: Organization) -> Member:
-    return make.member(organization)
-
-
-@pytest.fixture
-def key(organization: Organization, maya: Member) -> tuple[ApiKey, str]:
-    return make.api_key(organization, creator=maya, tool="claude")
-
-
 class Caller:
     """A client with a key. Gives the answer, after a look at what every answer must carry."""
 

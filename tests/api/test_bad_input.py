@@ -15,20 +15,13 @@ from convene_keys.extensions import db
 from convene_keys.models import AuditEvent, Base, Organization, VendorApplication
 from convene_keys.operations import OPERATIONS
 from tests import factories as make
-from tests.conftest import Browser, Clock, new_browser
+from tests.conftest import Browser, new_browser
 from tests.databases import environ
 
 ROOT = "/api/v1/admin"
 JSON = "application/json"
 WRITES = [operation for operation in OPERATIONS if operation.method != "GET"]
 NOTE = "update_vendor_application"
-
-
-@pytest.fixture
-def organization(app: Flask, hands: Clock) -> Organization:
-    organization = make.organization()
-    make.market_data(organization)
-    return organization
 
 
 @pytest.fixture

@@ -26,23 +26,6 @@ META = {
 CLIENT = {"name": "curl", "version": "8"}
 
 
-@pytest.fixture
-def organization(app: Flask, hands: Clock) -> Organization:
-    organization = make.organization()
-    make.market_data(organization)
-    return organization
-
-
-@pytest.fixture
-def maya(organization: Organization) -> Member:
-    return make.member(organization)
-
-
-@pytest.fixture
-def key(organization: Organization, maya: Member) -> tuple[ApiKey, str]:
-    return make.api_key(organization, creator=maya)
-
-
 class Caller:
     """Sends messages with a key; looks at what every answer must carry."""
 
