@@ -52,7 +52,7 @@ lint: .venv/tests ## Check style, types, layers and templates; changes nothing
 	$(BIN)/djlint templates --check --quiet
 	$(BIN)/djlint templates --lint --quiet
 
-bench: .venv/runtime .venv-bench/ready ## Measure calls against two yardsticks, and growth to ten million events
+bench: .venv/runtime .venv-bench/ready ## Measure calls against yardsticks, and growth to ten million events
 	@$(BIN)/python -m bench.run
 
 lighthouse: .venv/tests ## Print Lighthouse's scores of three pages; needs Node and Chromium

@@ -1,4 +1,4 @@
-"""The benchmarks: what a call costs, and what grows. `make bench` runs both; or name one.
+"""The benchmarks: what a call costs, and what grows. `make bench` runs all; or name some.
 
 Prints a table in Markdown and writes bench/results.json, with every round of every figure.
 """
@@ -9,11 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import call, growth
+from bench import call, growth, tool
 from bench.report import report
 from bench.servers import ROOT, postgresql
 
-PARTS = {"call": call.measure, "growth": growth.measure}
+PARTS = {"call": call.measure, "tool": tool.measure, "growth": growth.measure}
 DISK = 25 * 10**9  # two databases of ten million events, and what filling them takes
 
 
