@@ -169,7 +169,8 @@ def _unknown(caller: Caller, kind: str, name: str) -> Rejected:
     problem = operations.refuse(kind, name, caller.token, caller.origin, caller.peppers)
     if problem.status in _OF_THE_REQUEST:
         raise problem
-    return Rejected(INVALID_PARAMS, f"There is no such {kind}.")
+    data = {"uri": name} if kind == "resource" else None
+    return Rejected(INVALID_PARAMS, f"There is no such {kind}.", data)
 
 
 def _said(problem: Problem) -> str:

@@ -77,7 +77,7 @@ def versioned(message: Message, headers: Headers) -> Message:
     """
     version = headers.get("MCP-Protocol-Version")
     meta = message.params.get("_meta")
-    if message.method == "initialize" or version in HANDSHAKE:
+    if version in HANDSHAKE or (message.method == "initialize" and version not in STATELESS):
         version = version if version in HANDSHAKE else HANDSHAKE[-1]
     elif version is None and not (isinstance(meta, dict) and _VERSION in meta):
         version = HANDSHAKE[0]  # a client from before the header

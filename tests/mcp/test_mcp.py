@@ -213,6 +213,18 @@ def test_methods_that_are_not_offered(caller: Caller, method: str, params: dict[
         assert stateless["error"]["code"] == -32601
 
 
+def test_stateless_revision_knows_no_handshake(caller: Caller) -> None:
+    asked = {"protocolVersion": "2026-07-28", "capabilities": {}, "clientInfo": CLIENT}
+    assert caller.call("initialize", 404, "2026-07-28", **asked)["error"]["code"] == -32601
+
+
+def test_resource_that_is_not_there_is_named(caller: Caller) -> None:
+    for version in VERSIONS:
+        status = 400 if version in STATELESS else 200
+        error = caller.call("resources/read", status, version, uri="convene://nothing")["error"]
+        assert (error["code"], error["data"]) == (-32602, {"uri": "convene://nothing"})
+
+
 @pytest.mark.parametrize(
     ("method", "params"),
     [
