@@ -156,27 +156,33 @@ def test_a_move_that_fails_leaves_nothing(source: tuple[str, str], target: str) 
 
 BENT = {
     # A row that changes and one that gets lost on the way, done by the target itself.
-    ("sqlite", "changed"): "UPDATE booking SET amount = amount + 1 WHERE id = 7",
-    ("sqlite", "lost"): "DELETE FROM booking WHERE id = 473",
-    ("postgresql", "changed"): "IF NEW.id = 7 THEN NEW.amount = NEW.amount + 1; END IF; RETURN NEW",
-    ("postgresql", "lost"): "IF NEW.id = 473 THEN RETURN NULL; END IF; RETURN NEW",
+    ("sqlite", "changed"): "UPDATE booking SET amount = amount + 1 WHERE id = {row}",
+    ("sqlite", "lost"): "DELETE FROM booking WHERE id = {row}",
+    (
+        "postgresql",
+        "changed",
+    ): "IF NEW.id = {row} THEN NEW.amount = NEW.amount + 1; END IF; RETURN NEW",
+    ("postgresql", "lost"): "IF NEW.id = {row} THEN RETURN NULL; END IF; RETURN NEW",
 }
 
 
-@pytest.mark.parametrize(("way", "row"), [("changed", 7), ("lost", 473)])
+@pytest.mark.parametrize("way", ["changed", "lost"])
 def test_a_row_that_arrives_otherwise_stops_the_move(
-    source: tuple[str, str], target: str, way: str, row: int
+    source: tuple[str, str], target: str, way: str
 ) -> None:
+    # The last one: how many there are depends on the day of the week.
+    row = 7 if way == "changed" else everything(source[0])["booking"][-1][1]
     with opened(target):
         upgrade()
         kind = db.engine.dialect.name
+        bent = BENT[kind, way].format(row=row)
         with db.engine.begin() as connection:
             if kind == "sqlite":
-                trigger = f"AFTER INSERT ON booking BEGIN {BENT[kind, way]}; END"
+                trigger = f"AFTER INSERT ON booking BEGIN {bent}; END"
             else:
                 connection.exec_driver_sql(
                     "CREATE FUNCTION bend() RETURNS trigger LANGUAGE plpgsql AS "
-                    f"$$ BEGIN {BENT[kind, way]}; END $$"
+                    f"$$ BEGIN {bent}; END $$"
                 )
                 trigger = "BEFORE INSERT ON booking FOR EACH ROW EXECUTE FUNCTION bend()"
             connection.exec_driver_sql(f"CREATE TRIGGER bend {trigger}")
