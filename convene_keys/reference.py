@@ -67,7 +67,7 @@ CODES = (
     Code(405, "method_not_allowed", "The address takes other methods: those in the Allow header."),
     Code(409, "conflict", "Not possible in the state that the thing is in now."),
     Code(409, "reminded_recently", "The vendor was reminded in the last 24 hours."),
-    Code(413, "too_large", "The body is larger than 16 KiB, or at /mcp than 64 KiB."),
+    Code(413, "too_large", "The body is larger than 32 KiB, or at /mcp than 64 KiB."),
     Code(415, "unsupported_media_type", "Send JSON, with Content-Type: application/json."),
     Code(422, "invalid", "Some of the input is not valid: errors names each field, and why."),
     Code(429, "rate_limited", "Too many calls. Wait for as many seconds as Retry-After says."),

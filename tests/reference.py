@@ -83,7 +83,7 @@ def answers(app: Flask) -> dict[str, Any]:
             ask(path=f"{ROOT}/bookings/9999"),
             ask(path=f"{ROOT}/bookings", method="DELETE"),
             ask(path=f"{ROOT}/bookings/111/approve", method="POST"),
-            ask(**post, data=b"x" * 16_385, content_type="application/json"),
+            ask(**post, data=b"x" * 32_769, content_type="application/json"),
             ask(**post, data=b"reason=Full", content_type="text/plain"),
             ask(path=f"{ROOT}/bookings?limit=500"),
             *[ask(None, path=f"{ROOT}/me") for _ in range(60)][-1:],

@@ -642,8 +642,8 @@ def test_sizes_are_limited_before_anything_is_read(sqlite_url: str, tmp_path: Pa
         json = {**headers, "Content-Type": "application/json"}
         form = {"Content-Type": "application/x-www-form-urlencoded"}
         for path, sent, size, chunked, within, beyond in (
-            ("/api/v1/admin/bookings/1/decline", json, 16_384, False, 400, 413),
-            ("/api/v1/admin/bookings/1/decline", json, 16_384, True, 400, 413),
+            ("/api/v1/admin/bookings/1/decline", json, 32_768, False, 400, 413),
+            ("/api/v1/admin/bookings/1/decline", json, 32_768, True, 400, 413),
             ("/login", form, 65_536, False, 400, 413),
             ("/login", form, 9, True, 411, 411),
         ):

@@ -17,7 +17,7 @@ from convene_keys.operations import OPERATIONS, Operation
 from convene_keys.schemas import NUMBER_MAX
 
 T = TypeVar("T")
-BODY_MAX = 16 * 1024
+BODY_MAX = 32 * 1024  # the longest note needs 24,000 where each character is written as \uXXXX
 HEADERS = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
