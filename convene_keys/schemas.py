@@ -32,18 +32,29 @@ NUMBER_MAX = 2**31 - 1
 Number = Annotated[int, Field(ge=1, le=NUMBER_MAX)]
 
 
-def _cleaned(clean: Callable[[str], str]) -> BeforeValidator:
-    """Before the type's own checks, whose messages are not in plain words."""
-    return BeforeValidator(lambda value: clean(value) if isinstance(value, str) else value)
+def _cleaned(most: int, clean: Callable[[str], str]) -> BeforeValidator:
+    """Before the type's own checks, whose messages are not in plain words.
+
+    What was sent is held to the length too, as described, white space and all.
+    """
+
+    def read(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if len(value.replace("\r\n", "\n")) > most:  # as forms send the end of a line
+            raise ValueError(f"Please use at most {most:,} characters.")
+        return clean(value)
+
+    return BeforeValidator(read)
 
 
-Search = Annotated[str, Field(min_length=1, max_length=100), _cleaned(clean_line)]
+Search = Annotated[str, Field(min_length=1, max_length=100), _cleaned(100, clean_line)]
 Line = Annotated[
     str,
     Field(max_length=300),
-    _cleaned(lambda v: redact(clean_text(v, most=300, lines=False))),
+    _cleaned(300, lambda v: redact(clean_text(v, most=300, lines=False))),
 ]
-Note = Annotated[str, Field(max_length=2_000), _cleaned(lambda v: redact(clean_text(v)))]
+Note = Annotated[str, Field(max_length=2_000), _cleaned(2_000, lambda v: redact(clean_text(v)))]
 Cursor = Annotated[str | None, Field(max_length=64, description="`next_cursor` of the page before")]
 
 

@@ -122,9 +122,9 @@ def _fields(operation: str) -> dict[str, Any]:
 BAD_FIELDS: list[tuple[str, str, Any]] = [
     *((NOTE, "status", value) for value in
       (None, 1, True, [], {}, ["approved"], "", "APPROVED", "pending", "approved\0", "x" * 10_000)),
-    *((NOTE, "note", value) for value in (1, [], {}, "x" * 2_001, "a\0b", "a\u202eb", "\u2066a")),
+    *((NOTE, "note", value) for value in (1, [], {}, "x" * 2_001, "x" + " " * 2_000, "a\0b", "a\u202eb", "\u2066a")),
     *((name, "reason", value) for name in ("decline_booking", "cancel_booking") for value in
-      (None, 1, False, ["x"], "x" * 301, "x" * 10_000, "a\0b", "a\nb", "a\u202eb", "a\u200eb")),
+      (None, 1, False, ["x"], "x" * 301, "x" + " " * 300, "x" * 10_000, "a\0b", "a\nb", "a\u202eb", "a\u200eb")),
     *((operation.name, "reason", "x") for operation in WRITES
       if operation.name not in ("decline_booking", "cancel_booking")),
 ]  # fmt: skip
@@ -187,7 +187,7 @@ BAD_QUERIES = (
     ("/market_dates", "since=2025-02-29 since=0000-01-01 since=99999-01-01 until=x market_id=x"),
     (
         "/vendors",
-        f"q= q=%20 q=%00 q=a%00b q=%E2%80%AE q=%0A q={'x' * 101} q={'x' * 10_000}",
+        f"q= q=%20 q=%00 q=a%00b q=%E2%80%AE q=%0A q={'x' * 101} q=x{'%20' * 100} q={'x' * 10_000}",
     ),
     ("/vendor_applications", "status=cancelled market_id=%FF q=1&q=2"),
     ("/audit_events", "action=x action= since=x since=2026-02-30T00:00:00Z since=12 key=x key=0"),
