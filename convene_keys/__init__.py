@@ -81,7 +81,7 @@ class _Sessions(SecureCookieSessionInterface):
     """Cookies are for people: for machines and files there is no session to open or save."""
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        if _for_machines(request) or request.path.startswith("/static/"):
+        if _for_machines(request) or request.path.startswith(("/static/", "/connect/")):
             return None
         return super().open_session(app, request)
 

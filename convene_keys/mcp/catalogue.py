@@ -58,7 +58,7 @@ PROMPTS: tuple[dict[str, Any], ...] = (
         "description": "Who comes to the next Saturday market, what is unpaid, and what is open.",
     },
 )
-_TEXTS = {
+TEXTS = {
     "pending_today": (
         "What’s pending today? Call dashboard for the counts, then list_bookings and "
         "list_vendor_applications, each with status “pending”, and follow next_cursor to the end. "
@@ -86,10 +86,10 @@ def tools(scope: Scope) -> list[dict[str, Any]]:
 
 def prompt(name: str) -> dict[str, Any] | None:
     """The conversation's beginning that a prompt stands for, or None."""
-    if name not in _TEXTS:
+    if name not in TEXTS:
         return None
     described = next(prompt for prompt in PROMPTS if prompt["name"] == name)
-    message = {"role": "user", "content": {"type": "text", "text": _TEXTS[name]}}
+    message = {"role": "user", "content": {"type": "text", "text": TEXTS[name]}}
     return {"description": described["description"], "messages": [message]}
 
 

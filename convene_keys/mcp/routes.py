@@ -1,4 +1,7 @@
-"""`POST /mcp`: one JSON-RPC message in, one JSON answer out; nothing is kept in between."""
+"""`POST /mcp`: one JSON-RPC message in, one JSON answer out; nothing is kept in between.
+
+Beside it the desktop extension, for assistants that start a program instead.
+"""
 
 import json
 from typing import Any
@@ -9,6 +12,7 @@ from convene_keys.access import Access, access, origin, presented_key, settings
 from convene_keys.bodies import json_body
 from convene_keys.errors import Forbidden, Malformed, MethodNotAllowed, Problem
 from convene_keys.mcp import methods, protocol
+from convene_keys.mcp.bundle import NAME, bundle
 from convene_keys.mcp.methods import Caller
 from convene_keys.mcp.protocol import Message, Rejected
 
@@ -51,6 +55,19 @@ def exchange() -> Response:
         return _json(protocol.answer(message, methods.perform(caller, message)))
     except Rejected as rejected:
         return _failed(message, rejected)
+
+
+@blueprint.get(f"/connect/{NAME}")
+@access(Access.OPEN)
+def extension() -> Response:
+    """For everybody: it has the site's address in it, and no key."""
+    # Not application/zip, which a Mac's browser unpacks unasked.
+    response = Response(bundle(settings().base_url), mimetype="application/octet-stream")
+    response.headers["Content-Disposition"] = f'attachment; filename="{NAME}"'
+    response.cache_control.public, response.cache_control.max_age = True, 300
+    response.add_etag()
+    response.make_conditional(request)
+    return response
 
 
 def refusal(problem: Problem) -> Response:

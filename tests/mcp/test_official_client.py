@@ -295,7 +295,7 @@ def test_key_that_is_unknown_or_missing(market: Market) -> None:
     for secret in (stranger, "none"):
         with pytest.raises(BaseException) as refused:  # noqa: PT011  a group of the client's
             session(market, secret, test)
-        assert "key" in str(_innermost(refused.value))
+        assert "key" in str(innermost(refused.value))
 
 
 def test_clients_work_side_by_side(market: Market) -> None:
@@ -316,7 +316,7 @@ def test_clients_work_side_by_side(market: Market) -> None:
     in_a_thread(all_of_them)
 
 
-def _innermost(error: BaseException) -> BaseException:
+def innermost(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
