@@ -1,8 +1,10 @@
 """The key pages: list, create, look at, rename, revoke."""
 
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request, url_for
 from flask_login import current_user
@@ -143,9 +145,7 @@ def create() -> Response:
     except Invalid as invalid:
         form.show(invalid)
         return page("keys/new.html", status=422, form=form)
-    return page(
-        "keys/created.html", secret=secret, base_url=settings().base_url, **_first_call(key)
-    )
+    return page("keys/created.html", secret=secret, **_addresses(), **_first_call(key))
 
 
 @blueprint.get("/<int:key_id>/first_call")
@@ -230,6 +230,20 @@ def _first_call(key: ApiKey) -> dict[str, Any]:
     }
 
 
+def _addresses() -> dict[str, Any]:
+    """What a tool has to be told, and from where it can reach it: this machine, or any."""
+    site = settings().base_url
+    host = urlsplit(site).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+        local, known = address.is_loopback, address.is_global
+    except ValueError:  # a name
+        local = host == "localhost" or host.endswith(".localhost")
+        known = "." in host and not host.endswith((".localhost", ".local", ".internal"))
+    secure = settings().secure
+    return {"site": site, "secure": secure, "local": local, "public": secure and known}
+
+
 def _used(shown: Sequence[ApiKey]) -> dict[str, Any]:
     """What a key's row draws its small chart from."""
     organization, ids = current_user.organization, [key.id for key in shown]
@@ -256,6 +270,7 @@ def _show(key: ApiKey, form: RenameForm, status: int = 200) -> Response:
         form=form,
         events=events,
         chart=charts.bars(days, counts, charts.CAP) if any(counts) else [],
+        **_addresses(),
     )
 
 

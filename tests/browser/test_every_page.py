@@ -103,9 +103,22 @@ def _fill(button: str, **fields: str) -> Act:
     return act
 
 
-def _create(page: Page) -> None:
-    _fill("Create key", name="Till at the gate")(page)
-    expect(page.locator("#new-key")).to_be_visible()
+def _create(tool: str) -> Act:
+    """Make a key for the tool, and open all that its steps keep closed."""
+
+    def act(page: Page) -> None:
+        page.locator(f"[name=tool][value={tool}]").check()
+        _fill("Create key", name=f"Till of {tool}")(page)
+        expect(page.locator("#new-key")).to_be_visible()
+        _open_all(page)
+
+    return act
+
+
+def _open_all(page: Page) -> None:
+    closed = page.locator(".more:not([open]) > summary")
+    while closed.count():  # the first may hold others
+        closed.first.click()
 
 
 def _show_error(page: Page) -> None:
@@ -178,7 +191,11 @@ STATES = [
     Visit("audit filters", LOG, act=_open("More filters"), width=390),
     Visit("booking filters", "/admin/bookings", act=_open("More filters"), width=390),
     # What comes of pressing.
-    Visit("new key", f"{KEYS}/new", act=_create),
+    *(
+        Visit(f"new key: {tool}", f"{KEYS}/new", act=_create(tool))
+        for tool in ("claude", "chatgpt", "developer", "other")
+    ),
+    Visit("key to connect", f"{KEYS}/<key_id>", act=_open_all),
     Visit("revoked just now", KEYS, "otto", _revoke),
     Visit(
         "signed out", "/login", "nobody", _then_error(_fill("Sign in", email="", password="")), 422
