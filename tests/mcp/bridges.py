@@ -117,6 +117,7 @@ class Asked:
 
     def __init__(self, handler: BaseHTTPRequestHandler) -> None:
         self.path, self.headers = handler.path, handler.headers
+        self.port: int = handler.client_address[1]
         self.body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
 
     @property
@@ -143,7 +144,7 @@ class Site:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            wbufsize = -1  # headers and body in one piece, or the body waits 40 ms
+            disable_nagle_algorithm = True  # or the body waits 40 ms for its headers to arrive
 
             def do_POST(self) -> None:
                 asked = Asked(self)
@@ -169,7 +170,10 @@ class Site:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 64
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 

@@ -225,6 +225,16 @@ def test_handshake_is_remembered(stack: ExitStack, unpacked: Path) -> None:
         assert not any(name.startswith("Mcp-") for name in asked.headers)
 
 
+def test_no_connection_is_used_twice(stack: ExitStack, unpacked: Path) -> None:
+    """The site may end one that is kept at any moment, and with it a call that was never read."""
+    site = stack.enter_context(Site(echo).serving())
+    bridge = stack.enter_context(Bridge(unpacked, at(site.url)))
+    for id in range(5):
+        bridge.send(request(id, "ping"))
+        assert bridge.read()["id"] == id
+    assert len({asked.port for asked in site.asked}) == 5
+
+
 NAMES = [
     "plain name",
     "Käse",

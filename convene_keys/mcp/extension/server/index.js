@@ -53,6 +53,7 @@ function headersOf({ method, params }) {
   if (who) client = ` (${plain(who.name)} ${plain(who.version)})`;
   const headers = {
     Authorization: `Bearer ${key}`,
+    Connection: "close", // one that is kept may be ended by the site while the next call is on its way
     "Content-Type": "application/json",
     Accept: "application/json, text/event-stream",
     "User-Agent": `convene-keys-extension/${VERSION}${client}`,
