@@ -75,7 +75,10 @@ def served(
     shutil.copy(sqlite_template, folder / "served.db")
     url = f"sqlite:///{folder}/served.db"
     with Server(url, folder / "server.log") as server:
-        yield create_app(environ(url)), server
+        app = create_app(environ(url))
+        with app.app_context():  # the tests wait their turn among the server's writers
+            db.engine.update_execution_options(sqlite_begin="IMMEDIATE")
+        yield app, server
 
 
 def _market(app: Flask, server: Server, name: str) -> Market:
