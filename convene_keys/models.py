@@ -103,6 +103,13 @@ class Tool(StrEnum):
     OTHER = "other"
 
 
+class KeyMakers(StrEnum):
+    """Who may create and rotate keys."""
+
+    ADMINS = "admins"
+    MANAGERS = "managers"  # and admins
+
+
 class KeyStatus(StrEnum):
     ACTIVE = "active"
     EXPIRING = "expiring"
@@ -139,7 +146,11 @@ class Organization(Base):
     """One market organizer."""
 
     __tablename__ = "organization"
-    __table_args__ = (one_of("status", OrganizationStatus),)
+    __table_args__ = (
+        one_of("status", OrganizationStatus),
+        one_of("key_makers", KeyMakers),
+        CheckConstraint("rotate_months BETWEEN 1 AND 24", name="rotate_months"),
+    )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     name: Mapped[str] = mapped_column(String(100))
@@ -149,6 +160,8 @@ class Organization(Base):
     billing_email: Mapped[str | None] = mapped_column(String(254))
     plan: Mapped[str] = mapped_column(String(32), default="free")
     stripe_account_id: Mapped[str | None] = mapped_column(String(64))
+    key_makers: Mapped[str] = mapped_column(String(16), default=KeyMakers.MANAGERS)
+    rotate_months: Mapped[int] = mapped_column(Integer, default=6)  # at half of it: soon
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
 
 
@@ -210,7 +223,8 @@ class ApiKey(Base):
     """A secret that software holds to act for the organization; never for a person.
 
     Of the secret only an HMAC under a pepper is kept. A name belongs to one key at a time:
-    `released_at` says when this one gave it up, by being revoked or by having expired.
+    `released_at` says when this one gave it up: by being revoked, by having expired, or to its
+    successor, whose `predecessor_id` it is.
     """
 
     __tablename__ = "api_key"
@@ -230,6 +244,7 @@ class ApiKey(Base):
         Index(None, "organization_id", "name_folded", "id"),
         Index(None, "organization_id", "last_used_at", "id"),
         Index(None, "organization_id", "revoked_at", "expires_at"),  # to count by status
+        Index(None, "predecessor_id", unique=True),
         {"sqlite_autoincrement": True},
     )
 
@@ -256,9 +271,16 @@ class ApiKey(Base):
     refused_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     refused_recorded_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     refused_recorded_count: Mapped[int] = mapped_column(default=0)
+    predecessor_id: Mapped[int | None] = mapped_column(ForeignKey("api_key.id"))
+    last_changed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)  # to the day
+    leaked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)  # first reported as leaked
 
     organization: Mapped[Organization] = relationship()
     creator: Mapped[Member | None] = relationship()
+    predecessor: Mapped["ApiKey | None"] = relationship(
+        remote_side=[id], back_populates="successor"
+    )
+    successor: Mapped["ApiKey | None"] = relationship(back_populates="predecessor")
 
     @property
     def created_by_name(self) -> str | None:
@@ -284,6 +306,23 @@ class ApiKey(Base):
     @property
     def rotate_by(self) -> calendar_date:
         return (self.created_at + ROTATE_AFTER).date()
+
+
+class KeyUse(Base):
+    """From where, and with what kind of client, a key was used. See `keys.notes_of_use`.
+
+    `place` is an IPv4 address or the /64 of an IPv6 one; `client` the first word of its user
+    agent. `returned_at`: when the key last came back here within the hour from another one.
+    """
+
+    __tablename__ = "key_use"
+
+    key_id: Mapped[int] = mapped_column(BigId, ForeignKey("api_key.id"), primary_key=True)
+    place: Mapped[str] = mapped_column(String(45), primary_key=True)
+    client: Mapped[str] = mapped_column(String(40), primary_key=True)
+    first_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    last_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    returned_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
 
 class AuditEvent(Base):
