@@ -23,13 +23,17 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class Access(StrEnum):
-    """`OPEN`: everyone, a key too. `PUBLIC`: everyone but a key. `KEY`: a key. Else a role."""
+    """`OPEN`: everyone, a key too. `PUBLIC`: everyone but a key. `KEY`: a key. Else a role.
+
+    `MAKER`: a manager or an admin, if the organization lets them make keys.
+    """
 
     OPEN = "open"
     PUBLIC = "public"
     KEY = "key"
     VIEWER = Role.VIEWER.value
     MANAGER = Role.MANAGER.value
+    MAKER = "maker"
     ADMIN = Role.ADMIN.value
 
 
@@ -75,9 +79,13 @@ def member_actor() -> Actor:
     return Actor.of_member(current_user.member, origin())
 
 
-def may(role: str) -> bool:
-    """Whether the signed-in member's role covers `role`."""
-    return bool(current_user.is_authenticated and current_user.role.covers(Role(role)))
+def may(level: str) -> bool:
+    """Whether the signed-in member's role covers `level`, a role or `maker`."""
+    if not current_user.is_authenticated:
+        return False
+    if level == Access.MAKER:
+        return bool(current_user.member.may_make_keys)
+    return bool(current_user.role.covers(Role(level)))
 
 
 def presented_key() -> str | None:

@@ -35,6 +35,7 @@ class Action(StrEnum):
 
     KEY_CREATED = "key.created", "created the key {target}", "create the key {target}"
     KEY_RENAMED = "key.renamed", "renamed the key {target}", "rename the key {target}"
+    KEY_ROTATED = "key.rotated", "rotated the key {target}", "rotate the key {target}"
     KEY_REVOKED = "key.revoked", "revoked the key {target}", "revoke the key {target}"
     KEY_EXPIRED = "key.expired", "noted that the key {target} expired", "expire the key {target}"
     KEY_REFUSED = "key.refused", "was refused", "use a key that no longer works"

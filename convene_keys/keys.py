@@ -1,4 +1,4 @@
-"""API keys: create, list, rename, revoke, and tell whose key a request carries."""
+"""API keys: create, list, rename, rotate, revoke, and tell whose key a request carries."""
 
 import hmac
 from collections.abc import Sequence
@@ -6,13 +6,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, bindparam, func, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, exists, func, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 
 from convene_keys import clock, tokens
-from convene_keys.audit import Actor, Origin, Target, record
-from convene_keys.errors import FieldError, Invalid, NotFound, Problem, Unauthenticated
+from convene_keys.audit import Actor, Origin, Target, record, rfc3339
+from convene_keys.errors import (
+    Conflict,
+    FieldError,
+    Invalid,
+    NotFound,
+    Problem,
+    Unauthenticated,
+)
 from convene_keys.events import Action, Outcome
 from convene_keys.extensions import Base, Statement, direct, serialize, transaction
 from convene_keys.models import (
@@ -60,6 +67,23 @@ def create(
     if expires_in_days is not None and not 1 <= expires_in_days <= EXPIRY_MAX_DAYS:
         message = f"Please choose 1 to {EXPIRY_MAX_DAYS:,} days, or no end date."
         raise Invalid([FieldError("expires_in_days", message)])
+    life = timedelta(days=expires_in_days) if expires_in_days else None
+    with transaction() as session:
+        _release_expired(session, actor.organization_id, fold(name))
+        return _made(session, actor, name, tool, scope, life, peppers, created_by_id)
+
+
+def _made(
+    session: Session,
+    actor: Actor,
+    name: str,
+    tool: str,
+    scope: str,
+    life: timedelta | None,
+    peppers: Sequence[str],
+    created_by_id: int | None,
+    predecessor_id: int | None = None,
+) -> tuple[ApiKey, str]:
     token, now = tokens.mint(), clock.now()
     key = ApiKey(
         organization_id=actor.organization_id,
@@ -72,15 +96,61 @@ def create(
         pepper_id=tokens.pepper_id(peppers[0]),
         created_at=now,
         created_by_id=created_by_id,
-        expires_at=now + timedelta(days=expires_in_days) if expires_in_days else None,
+        expires_at=now + life if life else None,
+        predecessor_id=predecessor_id,
     )
-    with transaction() as session:
-        _release_expired(session, actor.organization_id, key.name_folded)
-        session.add(key)
-        _flush_name(session)
-        detail = {"scope": scope, "tool": tool, "hint": key.hint}
-        record(session, actor, Action.KEY_CREATED, target(key), detail=detail)
+    session.add(key)
+    _flush_name(session)
+    detail = {"scope": scope, "tool": tool, "hint": key.hint}
+    record(session, actor, Action.KEY_CREATED, target(key), detail=detail)
     return key, token
+
+
+def rotate(
+    actor: Actor,
+    key_id: int,
+    *,
+    grace: timedelta,
+    peppers: Sequence[str],
+    created_by_id: int | None = None,
+) -> tuple[ApiKey, str]:
+    """A key's successor, which takes its name, tool, scope and span of life, and the secret.
+
+    The old key goes on for the `grace`, or to its own end if that comes first; without any it is
+    revoked. Raises `NotFound`, or `Conflict` for a key that has ended or has a successor.
+    """
+    with transaction() as session:
+        old = get(session, actor.organization_id, key_id, lock=True)
+        require_rotatable(old)
+        now = clock.now()
+        life = old.expires_at - old.created_at if old.expires_at else None
+        old.released_at = now
+        old.expires_at = min(filter(None, (old.expires_at, now + grace)))
+        session.flush()  # its name is free for the successor
+        new, token = _made(
+            session,
+            actor,
+            old.name,
+            old.tool,
+            old.scope,
+            life,
+            peppers,
+            created_by_id,
+            predecessor_id=old.id,
+        )
+        detail = {"successor": new.id, "works_until": rfc3339(old.expires_at)}
+        record(session, actor, Action.KEY_ROTATED, target(old), detail=detail)
+        if not grace:
+            end(session, actor, old, "Rotated without a grace period")
+    return new, token
+
+
+def require_rotatable(key: ApiKey) -> None:
+    """Raises `Conflict` for a key that has a successor or has ended."""
+    if key.successor is not None:
+        raise Conflict("This key was rotated already. Its successor can be rotated.")
+    if key.ended:
+        raise Conflict("This key has ended. Please create a new one.")
 
 
 def rename(actor: Actor, key_id: int, name: str) -> ApiKey:
@@ -131,7 +201,11 @@ def get(session: Session, organization_id: int, key_id: int, *, lock: bool = Fal
     query = (
         select(ApiKey)
         .where(ApiKey.organization_id == organization_id, ApiKey.id == key_id)
-        .options(joinedload(ApiKey.creator))
+        .options(
+            joinedload(ApiKey.creator),
+            selectinload(ApiKey.predecessor),
+            selectinload(ApiKey.successor),
+        )
     )
     if lock:
         query = query.with_for_update(of=ApiKey)
@@ -160,8 +234,13 @@ def list_keys(
     page: int = 1,
     page_size: int = PAGE_SIZE,
 ) -> KeyPage:
-    """One page of the organization's keys. `page` counts from 1; one that isn't there is the nearest."""
-    query = select(ApiKey).where(ApiKey.organization_id == organization_id, *_in_status(status))
+    """One page of the organization's keys. `page` counts from 1; one that isn't there is the nearest.
+
+    A key that goes on beside its successor is not listed: its successor has it as `predecessor`.
+    """
+    query = select(ApiKey).where(
+        ApiKey.organization_id == organization_id, *_in_status(status), ~_beside_successor()
+    )
     if q:
         query = query.where(ApiKey.name_folded.contains(fold(q), autoescape=True))
     total = session.scalar(query.with_only_columns(func.count())) or 0
@@ -177,7 +256,7 @@ def list_keys(
     if sort == "last_used":  # only here, since PostgreSQL's indices don't have this order
         ordered = ordered.nulls_last() if descending else ordered.nulls_first()
     keys = session.scalars(
-        query.options(joinedload(ApiKey.creator))
+        query.options(joinedload(ApiKey.creator), selectinload(ApiKey.predecessor))
         .order_by(ordered, by_id)
         .limit(page_size)
         .offset((page - 1) * page_size)
@@ -188,7 +267,7 @@ def list_keys(
 def expiring(session: Session, organization_id: int) -> int:
     """How many of the organization's keys stop working soon."""
     soon = select(func.count()).where(
-        ApiKey.organization_id == organization_id, *_in_status("expiring")
+        ApiKey.organization_id == organization_id, *_in_status("expiring"), ~_beside_successor()
     )
     return session.scalar(soon) or 0
 
@@ -224,13 +303,16 @@ def names(session: Session, organization_id: int) -> Sequence[ApiKey]:
 
 def choices(
     session: Session, organization_id: int, chosen: int | None = None
-) -> tuple[Sequence[Row[int, str, bool]], bool]:
-    """`id`, `name` and `ended` of keys to choose one from in the audit log, by name; are there more?
+) -> tuple[Sequence[Row[int, str, bool, bool]], bool]:
+    """`id`, `name`, `ended` and `old` of keys to choose one from in the audit log, by name; and more?
+
+    `old` is one that goes on beside its successor, whose name is the same.
 
     All of them while they are few, else those used last, and the `chosen` one.
     """
     (ended,) = _in_status("revoked")
-    query = select(ApiKey.id, ApiKey.name, ended.label("ended")).where(
+    old = ~ended & ApiKey.released_at.is_not(None)
+    query = select(ApiKey.id, ApiKey.name, ended.label("ended"), old.label("old")).where(
         ApiKey.organization_id == organization_id
     )
     by_name = query.order_by(ApiKey.name_folded, ApiKey.id)
@@ -346,7 +428,8 @@ def note_refusal(
     The event tells how many tries there were since the last one that was recorded.
     """
     now, key = clock.now(), get(session, organization_id, key_id, lock=True)
-    if key.revoked_at is None and key.released_at is None:
+    # One that was rotated gave up its name before its end; that its end has come is news still.
+    if key.revoked_at is None and key.released_at != key.expires_at:
         _note_expired(session, key)
     # Counted by the database, so that tries at the same moment are all counted.
     session.execute(
@@ -427,6 +510,19 @@ def _release_expired(session: Session, organization_id: int, name_folded: str) -
 def _note_expired(session: Session, key: ApiKey) -> None:
     key.released_at = key.expires_at
     record(session, Actor.system(key.organization_id), Action.KEY_EXPIRED, target(key))
+
+
+def _beside_successor() -> ColumnElement[bool]:
+    """Whether a key works, and so does the one that it was rotated to."""
+    successor, now = aliased(ApiKey), clock.now()
+    replaced = exists().where(
+        successor.predecessor_id == ApiKey.id,
+        successor.revoked_at.is_(None),
+        successor.expires_at.is_(None) | (successor.expires_at > now),
+    )
+    # A rotated key has an end, so most need no look at their successor.
+    ends = ApiKey.expires_at.is_not(None) & (ApiKey.expires_at > now)
+    return ends & ApiKey.revoked_at.is_(None) & replaced
 
 
 def _in_status(status: str) -> list[ColumnElement[bool]]:

@@ -185,7 +185,10 @@ class Member(Base):
 
     @property
     def may_make_keys(self) -> bool:
-        return self.disabled_at is None and self.role in MAKERS_OF_KEYS
+        """Now. Keys made before go on as long as the member has a role in `MAKERS_OF_KEYS`."""
+        admins_only = self.organization.key_makers == KeyMakers.ADMINS
+        makers = (Role.ADMIN,) if admins_only else MAKERS_OF_KEYS
+        return self.disabled_at is None and self.role in makers
 
 
 class SignInSession(Base):

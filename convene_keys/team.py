@@ -20,7 +20,15 @@ from convene_keys.audit import Actor, Origin, Target, record
 from convene_keys.errors import Conflict, FieldError, Invalid, NotFound
 from convene_keys.events import Action
 from convene_keys.extensions import serialize, transaction
-from convene_keys.models import ID_MAX, ApiKey, Member, Organization, OrganizationStatus, Role
+from convene_keys.models import (
+    ID_MAX,
+    ApiKey,
+    KeyMakers,
+    Member,
+    Organization,
+    OrganizationStatus,
+    Role,
+)
 from convene_keys.names import clean_line, fold, slug
 
 LINK_VALID = timedelta(hours=72)
@@ -275,13 +283,13 @@ def rename_self(actor: Actor, name: str) -> None:
 
 
 def change_organization(
-    actor: Actor, *, name: str, timezone: str, status: OrganizationStatus
+    actor: Actor, *, name: str, timezone: str, status: OrganizationStatus, key_makers: KeyMakers
 ) -> None:
-    """Change the organization's name, time zone and status. Raises `Invalid`."""
+    """Change the organization's name, time zone, status and key policy. Raises `Invalid`."""
     name = clean_name("name", name)
     if timezone not in zones():
         raise Invalid([FieldError("timezone", "Please choose a time zone from the list.")])
-    changes = {"name": name, "timezone": timezone, "status": status}
+    changes = {"name": name, "timezone": timezone, "status": status, "key_makers": key_makers}
     _change_organization(actor, Action.SETTINGS_ORGANIZATION_CHANGED, changes)
 
 

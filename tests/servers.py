@@ -208,19 +208,21 @@ class Visitor:
         """All of them, as the header carries them."""
         return "; ".join(f"{name}={value}" for name, value in self._cookies.items())
 
-    def get(self, path: str) -> tuple[int, str]:
-        return self._send("GET", path, None)
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        return self._send("GET", path, None, headers)
 
     def post(self, path: str, **form: str) -> tuple[int, str]:
-        return self._send("POST", path, urlencode(form))
+        return self._send("POST", path, urlencode(form), {})
 
     def csrf_token(self, path: str) -> str:
         found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', self.get(path)[1])
         assert found, f"no form on {path}"
         return found[1]
 
-    def _send(self, method: str, path: str, body: str | None) -> tuple[int, str]:
-        headers = dict(self._headers)
+    def _send(
+        self, method: str, path: str, body: str | None, more: dict[str, str]
+    ) -> tuple[int, str]:
+        headers = self._headers | more
         if body is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         if self._cookies:

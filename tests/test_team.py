@@ -11,7 +11,14 @@ from convene_keys import accounts, clock, passwords, team
 from convene_keys.audit import Actor, Origin
 from convene_keys.errors import Conflict, Invalid, NotFound
 from convene_keys.extensions import db
-from convene_keys.models import AuditEvent, Member, Organization, OrganizationStatus, Role
+from convene_keys.models import (
+    AuditEvent,
+    KeyMakers,
+    Member,
+    Organization,
+    OrganizationStatus,
+    Role,
+)
 from tests import factories as make
 from tests.conftest import Clock
 from tests.databases import PEPPER, SECRET_KEY
@@ -353,7 +360,12 @@ def test_rename_self(actor: Actor, maya: Member) -> None:
 
 
 def test_change_organization(actor: Actor, organization: Organization) -> None:
-    change = {"name": "Harbour", "timezone": "Europe/Berlin", "status": OrganizationStatus.DRAFT}
+    change = {
+        "name": "Harbour",
+        "timezone": "Europe/Berlin",
+        "status": OrganizationStatus.DRAFT,
+        "key_makers": KeyMakers.ADMINS,
+    }
     team.change_organization(actor, **change)
     team.change_organization(actor, **change)
     db.session.refresh(organization)
@@ -365,13 +377,14 @@ def test_change_organization(actor: Actor, organization: Organization) -> None:
     (event,) = _events()
     assert (event.action, event.target_name) == ("settings.organization_changed", "Harbour")
     assert event.detail["status"] == {"before": "live", "after": "draft"}
+    assert event.detail["key_makers"] == {"before": "managers", "after": "admins"}
 
 
 def test_unknown_time_zone_is_refused(actor: Actor) -> None:
-    live = OrganizationStatus.LIVE
+    rest = {"status": OrganizationStatus.LIVE, "key_makers": KeyMakers.MANAGERS}
     for timezone in ("", "Mars/Olympus", "../etc/passwd", "europe/berlin", "\0"):
         with pytest.raises(Invalid) as info:
-            team.change_organization(actor, name="X", timezone=timezone, status=live)
+            team.change_organization(actor, name="X", timezone=timezone, **rest)
         assert _fields(info) == ["timezone"]
     assert _events() == []
 

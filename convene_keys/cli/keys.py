@@ -90,5 +90,5 @@ def _creator(organization_id: int, email: str) -> Member:
     if member is None:
         raise NotFound(f"The organization has no member with the email {email}.")
     if not member.may_make_keys:
-        raise Forbidden(f"{member.name} may not make keys: an active admin or manager can.")
+        raise Forbidden(f"{member.name} may not make keys: an active admin can.")
     return member

@@ -1,8 +1,9 @@
-"""The key pages: list, create, look at, rename, revoke."""
+"""The key pages: list, create, look at, rename, rotate, revoke."""
 
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ from convene_keys.access import Access, access, member_actor, settings
 from convene_keys.errors import FieldError, Invalid, Malformed
 from convene_keys.events import Action, Outcome
 from convene_keys.extensions import db
-from convene_keys.models import ApiKey, Scope, Tool
+from convene_keys.models import ApiKey, AuditEvent, Scope, Tool
 from convene_keys.operations import OPERATIONS
 from convene_keys.web import charts
 from convene_keys.web.forms import Form
@@ -39,6 +40,21 @@ class Filters:
     status: str = "active"
     sort: str = "created"
     dir: str = "desc"
+
+
+@dataclass(frozen=True)
+class Handover:
+    """A key that goes on beside its successor: the new one's first call, the old one's last."""
+
+    old: ApiKey
+    new: ApiKey
+    first: AuditEvent | None
+    last: AuditEvent | None
+
+    @property
+    def safe(self) -> bool:
+        """Whether whatever used the old key uses the new one now, as far as can be seen."""
+        return self.first is not None and (self.last is None or self.last.at < self.first.at)
 
 
 class NewKeyForm(FreshForm):
@@ -89,6 +105,14 @@ class RevokeForm(FreshForm):
     reason = StringField("Reason")
 
 
+class RotateForm(FreshForm):
+    grace = RadioField(
+        "How long should the old key go on working?",
+        choices={"0": "Not at all", "1": "1 hour", "24": "24 hours", "168": "7 days"},
+        default="24",
+    )
+
+
 @blueprint.get("")
 @access(Access.VIEWER)
 def index() -> Response:
@@ -120,15 +144,15 @@ def index() -> Response:
 
 
 @blueprint.get("/new")
-@access(Access.MANAGER)
+@access(Access.MAKER)
 def new() -> Response:
     return page("keys/new.html", form=NewKeyForm(data={"tool": Tool.CLAUDE}))
 
 
 @blueprint.post("")
-@access(Access.MANAGER)
+@access(Access.MAKER)
 def create() -> Response:
-    """The only answer that ever shows the secret."""
+    """The only answer that ever shows the secret, beside that of `rotate`."""
     form = NewKeyForm()
     if not (form.validate() and confirm_password(form)):
         return page("keys/new.html", status=422, form=form)
@@ -145,7 +169,7 @@ def create() -> Response:
     except Invalid as invalid:
         form.show(invalid)
         return page("keys/new.html", status=422, form=form)
-    return page("keys/created.html", secret=secret, **_addresses(), **_first_call(key))
+    return _created(key, secret)
 
 
 @blueprint.get("/<int:key_id>/first_call")
@@ -184,6 +208,30 @@ def rename(key_id: int) -> Response:
     )
 
 
+@blueprint.get("/<int:key_id>/rotate")
+@access(Access.MAKER)
+def confirm_rotate(key_id: int) -> Response:
+    key = _get(key_id)
+    keys.require_rotatable(key)
+    return page("keys/rotate.html", key=key, form=RotateForm())
+
+
+@blueprint.post("/<int:key_id>/rotate")
+@access(Access.MAKER)
+def rotate(key_id: int) -> Response:
+    form = RotateForm()
+    if not (form.validate() and confirm_password(form)):
+        return page("keys/rotate.html", status=422, key=_get(key_id), form=form)
+    key, secret = keys.rotate(
+        member_actor(),
+        key_id,
+        grace=timedelta(hours=int(form.grace.data)),
+        peppers=settings().key_peppers,
+        created_by_id=current_user.member.id,
+    )
+    return _created(_get(key.id), secret)
+
+
 @blueprint.get("/<int:key_id>/revoke")
 @access(Access.MANAGER)
 def confirm_revoke(key_id: int) -> Response:
@@ -209,6 +257,10 @@ def revoke(key_id: int) -> Response:
         just_revoked=True,
         **_used([key]),
     )
+
+
+def _created(key: ApiKey, secret: str) -> Response:
+    return page("keys/created.html", secret=secret, **_addresses(), **_first_call(key))
 
 
 def _get(key_id: int) -> ApiKey:
@@ -244,6 +296,17 @@ def _addresses() -> dict[str, Any]:
     return {"site": site, "secure": secure, "local": local, "public": secure and known}
 
 
+def _handover(key: ApiKey) -> Handover | None:
+    """How far the move from a rotated key to its successor is, seen from either; None without."""
+    old, new = (key, key.successor) if key.successor else (key.predecessor, key)
+    if old is None or not old.works:
+        return None
+    session, organization_id = db.session(), key.organization_id
+    first = audit.first(session, organization_id, audit.Filter(key=new.id))
+    last, _ = audit.page(session, organization_id, audit.Filter(key=old.id), before=None, limit=1)
+    return Handover(old, new, first, last[0] if last else None)
+
+
 def _used(shown: Sequence[ApiKey]) -> dict[str, Any]:
     """What a key's row draws its small chart from."""
     organization, ids = current_user.organization, [key.id for key in shown]
@@ -268,6 +331,7 @@ def _show(key: ApiKey, form: RenameForm, status: int = 200) -> Response:
         status=status,
         key=key,
         form=form,
+        handover=_handover(key),
         events=events,
         chart=charts.bars(days, counts, charts.CAP) if any(counts) else [],
         **_addresses(),

@@ -11,7 +11,7 @@ from convene_keys.access import Access, access, member_actor
 from convene_keys.access import settings as settings_of_app
 from convene_keys.errors import Invalid
 from convene_keys.extensions import db
-from convene_keys.models import OrganizationStatus
+from convene_keys.models import KeyMakers, OrganizationStatus
 from convene_keys.web.devices import device
 from convene_keys.web.forms import Form
 from convene_keys.web.fresh import check_password
@@ -38,6 +38,13 @@ class OrganizationForm(Form):
     status = RadioField(
         "Status",
         choices={"live": "Live", "draft": "Draft"},
+    )
+    key_makers = RadioField(
+        "Who may create keys?",
+        choices={
+            KeyMakers.MANAGERS.value: "Admins and market managers",
+            KeyMakers.ADMINS.value: "Admins only",
+        },
     )
 
 
@@ -77,6 +84,7 @@ def change_organization() -> Response:
                 name=_text(form.name),
                 timezone=_text(form.timezone),
                 status=OrganizationStatus(form.status.data),
+                key_makers=KeyMakers(form.key_makers.data),
             )
         except Invalid as invalid:
             form.show(invalid)

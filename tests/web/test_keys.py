@@ -401,3 +401,141 @@ def test_calls_of_the_last_days_are_drawn_in_the_list_and_on_the_keys_page(clien
     assert day in page
     assert "Busiest: 24 Nov, 2 calls" in page
     assert "Busiest" not in client.get(f"/admin/api_keys/{idle.id}").text
+
+
+# Rotation ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old(maya, hands: Clock) -> ApiKey:
+    """Maya's key, used an hour ago."""
+    key, _ = make.api_key(maya.organization, "Website", creator=maya, tool="developer")
+    use(key)
+    hands.advance(hours=1)
+    return key
+
+
+def use(key: ApiKey) -> None:
+    with transaction() as session:
+        record(session, Actor.of_key(key, Origin("192.0.2.7", "curl/8")), Action.BOOKING_LISTED)
+
+
+def rotate(client: Browser, key: ApiKey, **form: str):
+    return client.post(f"/admin/api_keys/{key.id}/rotate", data=form)
+
+
+def newest() -> ApiKey:
+    return db.session.query(ApiKey).order_by(ApiKey.id.desc()).first()
+
+
+def test_rotate_shows_the_successors_secret_once_with_the_steps(client, maya, old):
+    page = client.get(f"/admin/api_keys/{old.id}/rotate").text
+    assert 'value="24" required checked' in " ".join(page.split())
+    answer = rotate(client, old)
+    secret = secret_in(answer.text)
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert "The old one works until" in answer.text
+    new = newest()
+    assert (new.name, new.predecessor_id, new.created_by_id) == ("Website", old.id, maya.id)
+    assert secret not in client.get(f"/admin/api_keys/{new.id}").text
+    used = client.get("/api/v1/admin/me", headers={"Authorization": f"Bearer {secret}"})
+    assert used.status_code == 200
+
+
+@pytest.mark.parametrize("grace", ["", "2", "-1", "169", "nan", "24 "])
+def test_rotate_takes_no_other_grace_period(client, maya, old, grace):
+    answer = rotate(client, old, grace=grace)
+    assert answer.status_code == 422
+    assert newest().id == old.id
+
+
+def test_rotate_at_once_revokes_the_old_key(client, maya, old):
+    answer = rotate(client, old, grace="0")
+    assert "The old one has stopped working." in answer.text
+    db.session.refresh(old)
+    assert old.status == "revoked"
+
+
+def test_rotating_what_cannot_be_says_so(client, maya, old):
+    rotate(client, old)
+    for answer in (client.get(f"/admin/api_keys/{old.id}/rotate"), rotate(client, old)):
+        assert answer.status_code == 409
+        assert "This key was rotated already." in answer.text
+    make.api_key(make.organization())
+    absent, theirs = ApiKey(id=10**9), newest()
+    assert rotate(client, absent).status_code == rotate(client, theirs).status_code == 404
+
+
+def test_list_shows_the_old_key_beneath_its_successor(client, maya, old):
+    rotate(client, old)
+    new = newest()
+    page = client.get("/admin/api_keys").text
+    assert rows(page) == [str(new.id), str(old.id)]
+    assert "works until" in page
+    assert 'aria-label="Retire the old Website now"' in page
+    assert 'aria-label="Rotate Website"' in page
+    assert re.search(r'role="status"[^>]*>\s*1 key\b', page)
+
+
+def test_page_tells_how_far_the_handover_is(client, maya, old, hands: Clock):
+    rotate(client, old)
+    new = newest()
+
+    def told() -> str:
+        pages = [client.get(f"/admin/api_keys/{key.id}").text for key in (old, new)]
+        words = [" ".join(re.sub(r"<[^>]+>", "", page).split()) for page in pages]
+        found = [re.search(r"(The new key has|New key first).*?(?= Retire now)", w) for w in words]
+        assert all(found)
+        assert found[0][0] == found[1][0], "both pages say the same"
+        return found[0][0]
+
+    hands.advance(hours=1)
+    assert told() == (
+        "The new key has not been used yet. Old key last used 12:00. "
+        "Put the new key where the old one is."
+    )
+    use(new)
+    assert told() == "New key first used 14:00. Old key last used 12:00. Safe to retire."
+    hands.advance(minutes=5)
+    use(old)
+    assert told() == (
+        "New key first used 14:00. Old key last used 14:05. "
+        "Something still uses the old key: give it the new one."
+    )
+    hands.advance(days=1)
+    assert "Old key last used" not in client.get(f"/admin/api_keys/{new.id}").text
+
+
+def test_retiring_the_old_key_leaves_the_new_one(client, maya, old):
+    rotate(client, old)
+    answer = client.post(f"/admin/api_keys/{old.id}/revoke", headers=HTMX)
+    assert rows(answer.text) == [str(old.id)]
+    assert rows(client.get("/admin/api_keys").text) == [str(newest().id)]
+
+
+def test_audit_log_tells_the_two_keys_of_one_name_apart(client, maya, old):
+    rotate(client, old)
+    page = client.get("/admin/audit_log").text
+    assert f'<option value="{old.id}">Website (old)</option>' in page
+    assert f'<option value="{newest().id}">Website</option>' in page
+
+
+def test_where_only_admins_make_keys_a_manager_can_only_revoke_them(client, maya, old):
+    organization = maya.organization
+    noor = make.member(organization, "manager", "Noor")
+    _, secret = make.api_key(organization, "Noor’s", creator=noor)
+    organization.key_makers = "admins"
+    db.session.commit()
+    client.sign_in(noor)
+    assert client.get("/admin/api_keys/new").status_code == 403
+    assert create(client).status_code == 403
+    assert client.get(f"/admin/api_keys/{old.id}/rotate").status_code == 403
+    assert rotate(client, old).status_code == 403
+    page = client.get("/admin/api_keys").text
+    assert "Create key" not in page
+    assert "Rotate Website" not in page
+    used = client.get("/api/v1/admin/me", headers={"Authorization": f"Bearer {secret}"})
+    assert used.status_code == 200, "keys that were made before go on"
+    assert client.post(f"/admin/api_keys/{old.id}/revoke").status_code == 303
+    client.sign_in(maya)
+    assert create(client).status_code == 200
