@@ -87,7 +87,7 @@ class _Sessions(SecureCookieSessionInterface):
 
 
 def _for_machines(request: Request) -> bool:
-    return request.path.startswith("/api/") or request.path == mcp.PATH
+    return request.path.startswith("/api/") or request.path in (api.VERIFY, mcp.PATH)
 
 
 def _answer_error(error: Exception) -> ResponseReturnValue:

@@ -77,6 +77,12 @@ class Action(StrEnum):
         "use {target}, which does not exist",
     )
 
+    PROXY_REQUEST = (
+        "proxy.request",
+        "went through a proxy: {target}",
+        "go through a proxy: {target}",
+    )
+
     MEMBER_SIGNED_IN = "member.signed_in", "signed in", "sign in"
     MEMBER_SIGN_IN_FAILED = "member.sign_in_failed", "failed to sign in", "sign in"
     MEMBER_SIGNED_OUT = "member.signed_out", "signed out", "sign out"
@@ -120,7 +126,8 @@ class Action(StrEnum):
     @property
     def label(self) -> str:
         """For choosing it from a list: `Approved a booking`."""
-        text = self.done.replace(f"the {self.subject} {{target}}", self.a_subject)
+        text = self.done.removesuffix(": {target}")
+        text = text.replace(f"the {self.subject} {{target}}", self.a_subject)
         text = text.replace("{target}", self.a_subject)
         return text[0].upper() + text[1:]
 

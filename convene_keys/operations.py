@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
+from urllib.parse import unquote, unquote_plus
 
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.orm import Session
@@ -59,6 +60,8 @@ T = TypeVar("T")
 ROOT = "/api/v1/admin"
 # Whatever a key asks for below these is refused and recorded.
 OFF_LIMITS = ("account", "password", "billing", "stripe", "members", "api_keys")
+# With what a key that may only read passes a proxy: RFC 9110 §9.2.1, but for TRACE.
+READING = ("GET", "HEAD", "OPTIONS")
 
 
 @dataclass
@@ -167,8 +170,7 @@ def refuse(method: str, path: str, token: str, origin: Origin, peppers: Sequence
     off_limits = path.strip("/").split("/")[0] in (*OFF_LIMITS, "admin", "login", "setup")
 
     def act(call: Call) -> BaseModel:
-        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in path)
-        call.target = Target("request", None, f"{method} {shown}")
+        call.target = _request(method, path)
         if off_limits:
             raise Forbidden("No API key may do this. A signed-in admin can.", code="off_limits")
         _check_standing(call)
@@ -194,6 +196,34 @@ def connect(token: str, origin: Origin, peppers: Sequence[str], client: str) -> 
         return _standing_scope(call)
 
     return _as_key(Action.KEY_CONNECTED, token, origin, peppers, act)
+
+
+def verify(
+    read: Callable[[], tuple[str, str]], token: str, origin: Origin, peppers: Sequence[str]
+) -> Any:
+    """Let a key through a proxy, or not; recorded. The key, as `keys.find` gives it.
+
+    `read` gives the method and the URI that the proxy was asked for and may raise a `Problem`; it
+    is called once the key is known. Of the URI only the path is recorded: what stands behind a ?
+    may be a secret. Raises the `Problem` to answer with.
+    """
+
+    def act(call: Call) -> Any:
+        call.target = Target("request", None, "an unclear request")
+        method, uri = read()
+        call.target = _request(method, unquote(uri.partition("?")[0]))
+        if tokens.PATTERN.search(unquote_plus(uri)):
+            raise Forbidden(
+                "An API key belongs in the Authorization header only. This one has been seen where "
+                "it may be kept: please revoke it and make a new one.",
+                code="key_outside_header",
+            )
+        _check_standing(call)
+        if method not in READING:
+            _check_may_change(call)
+        return call.key
+
+    return _as_key(Action.PROXY_REQUEST, token, origin, peppers, act)
 
 
 def admit(token: str, origin: Origin, peppers: Sequence[str]) -> Scope:
@@ -288,6 +318,11 @@ def _connection(within: Session | Direct) -> Direct:
     return within if isinstance(within, Direct) else direct(within)
 
 
+def _request(method: str, path: str) -> Target:
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in path)
+    return Target("request", None, f"{method} {shown}")
+
+
 def _place(key: Any) -> markets.Place:
     return markets.Place(
         key.organization_id, key.organization_name, key.organization_slug, key.organization_timezone
@@ -331,11 +366,16 @@ def _check_standing(call: Call) -> None:
         )
 
 
+def _check_may_change(call: Call) -> None:
+    if call.key is not None and call.key.scope != Scope.READ_WRITE:
+        raise Forbidden("This key may only read.", code="scope_required")
+
+
 def _carry_out(operation: Operation, call: Call, read: Callable[[], BaseModel]) -> BaseModel:
     _check_standing(call)
     changes = operation.scope is Scope.READ_WRITE
-    if changes and call.key is not None and call.key.scope != Scope.READ_WRITE:
-        raise Forbidden("This key may only read.", code="scope_required")
+    if changes:
+        _check_may_change(call)
     arguments = read()
     number = getattr(arguments, "id", None)
     if number is not None:

@@ -48,7 +48,8 @@ CODES = (
     Code(
         400,
         "key_outside_header",
-        "A key was sent in the address or a form, where it may be kept. Revoke it, make a new one.",
+        "A key was sent in the address or a form, where it may be kept. Revoke it, make a new one. "
+        "From /auth/verify it comes with 403.",
     ),
     Code(401, "key_missing", "There was no key. Send it as Authorization: Bearer KEY."),
     Code(401, "key_unknown", "It is no key, or none of this site."),
@@ -62,6 +63,9 @@ CODES = (
         "Who made the key has left or may not make keys any more. Ask for a new one.",
     ),
     Code(403, "organization_draft", "An admin has to set the organization live first."),
+    Code(
+        403, "forwarded_invalid", "Only at /auth/verify: the proxy doesn’t say what is asked for."
+    ),
     Code(403, "other_origin", "Only at /mcp: a browser sent it from another site’s page."),
     Code(404, "not_found", "There is no such thing in this organization, or no such address."),
     Code(405, "method_not_allowed", "The address takes other methods: those in the Allow header."),

@@ -129,7 +129,10 @@ class Visitor:
             browser.sign_in(self._member)
         # What a write takes is up to its own tests; the API's PATCH needs a body to get that far.
         body = {"json": {"status": "approved"}} if route.method == "PATCH" else {}
-        return browser.open(route.path(number), method=route.method, headers=self._headers, **body)
+        headers = self._headers
+        if route.rule.endpoint == "forward_auth.verify":
+            headers = headers | {"X-Forwarded-Method": "GET", "X-Forwarded-Uri": "/"}
+        return browser.open(route.path(number), method=route.method, headers=headers, **body)
 
 
 @pytest.fixture(autouse=True)
@@ -165,7 +168,8 @@ def _expected(route: Route, who: str, answer: Any) -> bool:
         if route.level is not Access.KEY:
             below = route.path().split("/")[1] in ("admin", "login", "setup")
             return status == 403 if below else status in (403, 404)
-        if route.rule.endpoint == "mcp.exchange":  # which tools a key has is up to its own tests
+        # Which tools a key has, and with what it passes a proxy, is up to their own tests.
+        if route.rule.endpoint in ("mcp.exchange", "forward_auth.verify"):
             return status not in (401, 403, 404)
         operation = BY_NAME.get(route.rule.endpoint.removeprefix("api."))
         if operation is None:  # what is no operation is not there, for every method

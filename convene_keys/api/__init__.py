@@ -1,16 +1,18 @@
-"""The REST API, made from the operations table."""
+"""The REST API, made from the operations table, and what a proxy asks."""
 
 from flask import Flask
 
-from convene_keys.api import openapi
+from convene_keys.api import forward_auth, openapi
+from convene_keys.api.forward_auth import PATH as VERIFY
 from convene_keys.api.problems import problem_document
 from convene_keys.api.routes import blueprint
 from convene_keys.extensions import csrf
 
-__all__ = ["init_app", "problem_document"]
+__all__ = ["VERIFY", "init_app", "problem_document"]
 
 
 def init_app(app: Flask) -> None:
     app.register_blueprint(blueprint)
     app.register_blueprint(openapi.blueprint)
+    app.register_blueprint(forward_auth.blueprint)
     csrf.exempt(blueprint)  # a key in a header is not sent by a browser on its own
