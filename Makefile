@@ -13,8 +13,9 @@ NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$python" -c '$(NEW_ENOUGH)' 2>/dev/null && { echo "$$python"; break; }; done)
 # What the tests need besides Python; installed only as root, or where sudo asks for no password.
-TEST_PACKAGES := chromium redis-server nodejs
-HAS_TEST_PACKAGES := command -v chromium && command -v redis-server && \
+TEST_PACKAGES := chromium redis-server nodejs nginx caddy
+HAS_TEST_PACKAGES := PATH="$$PATH:/usr/sbin"; command -v chromium && command -v redis-server && \
+	command -v nginx && command -v caddy && \
 	node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)'
 INSTALL_TEST_PACKAGES := sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
 	$$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y $(TEST_PACKAGES)
@@ -39,7 +40,7 @@ demo: .venv/runtime ## The same with a database of its own, full of sample data
 
 test: .venv/tests ## Set up what the tests need, then run every test
 	@{ $(HAS_TEST_PACKAGES) || { $(INSTALL_TEST_PACKAGES) && $(HAS_TEST_PACKAGES); }; } >/dev/null 2>&1 || { \
-	echo "The tests need Chromium, Redis and Node 18 or newer. Please install them: apt-get install -y $(TEST_PACKAGES)" >&2; exit 1; }
+	echo "The tests need Chromium, Redis, nginx, Caddy and Node 18 or newer. Please install them: apt-get install -y $(TEST_PACKAGES)" >&2; exit 1; }
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
 
 soak: .venv/tests ## Run the long forms of the tests, and print what they measured
