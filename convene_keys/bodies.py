@@ -15,6 +15,20 @@ def json_body(most: int, empty: Any = None) -> Any:
     Raises `TooLarge`, `UnsupportedMediaType`, or `Malformed` for what is not well-formed JSON
     (RFC 8259) or names a member of an object twice.
     """
+    raw = raw_json(most)
+    if not raw:
+        return empty
+    try:
+        return json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_members)
+    except (ValueError, RecursionError):
+        raise Malformed("The body is not well-formed JSON.") from None
+
+
+def raw_json(most: int) -> bytes:
+    """The body as it came, said to be JSON, of `most` bytes; nothing when there is none.
+
+    Raises `TooLarge` or `UnsupportedMediaType`.
+    """
     # A body that comes in chunks is cut off at the most, not refused: one byte more tells.
     request.max_content_length = most + 1
     try:
@@ -25,14 +39,9 @@ def json_body(most: int, empty: Any = None) -> Any:
             raise RequestEntityTooLarge
     except RequestEntityTooLarge:
         raise TooLarge(f"A body may have {most:,} bytes at the most.") from None
-    if not raw:
-        return empty
-    if request.mimetype != "application/json":
+    if raw and request.mimetype != "application/json":
         raise _not_json()
-    try:
-        return json.loads(raw, parse_constant=_refuse_constant, object_pairs_hook=_members)
-    except (ValueError, RecursionError):
-        raise Malformed("The body is not well-formed JSON.") from None
+    return raw
 
 
 def _not_json() -> UnsupportedMediaType:

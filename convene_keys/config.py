@@ -58,6 +58,7 @@ class Settings:
     key_rate_limit: Rate
     session_idle: timedelta
     session_max: timedelta
+    leak_report_keys_url: str | None  # None: no reports of leaked keys are taken
     instance_path: Path
 
     @property
@@ -85,6 +86,9 @@ def load(environ: Mapping[str, str] | None = None, instance: Path = INSTANCE_PAT
         key_rate_limit=read("KEY_RATE_LIMIT", _rate, "600/minute"),
         session_idle=timedelta(minutes=read("SESSION_IDLE_MINUTES", _whole(1, 43_200), "120")),
         session_max=timedelta(hours=read("SESSION_MAX_HOURS", _whole(1, 720), "24")),
+        leak_report_keys_url=read("LEAK_REPORT_KEYS_URL", _keys_url, "")
+        if read.text("LEAK_REPORT_KEYS_URL") is not None
+        else None,
         instance_path=instance,
     )
 
@@ -218,6 +222,21 @@ def _redis_url(value: str) -> str:
         raise bad
     if "?ssl_" in value and not value.startswith("rediss://"):
         raise bad
+    return value
+
+
+def _keys_url(value: str) -> str:
+    # Plain http could be answered by anybody on the way, but for this machine's own.
+    found = re.fullmatch(
+        r"(https://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])"
+        r"|http://(?:127(?:\.[0-9]{1,3}){3}|localhost|\[::1\]))(?::([0-9]{1,5}))?(?:/[!-~]*)?",
+        value,
+    )
+    if not found or not 1 <= int(found[2] or 1) <= 65_535 or "#" in value:
+        raise _Bad(
+            "must be an https address, or an http one of this machine",
+            "https://api.github.com/meta/public_keys/secret_scanning",
+        )
     return value
 
 

@@ -38,6 +38,11 @@ class Action(StrEnum):
     KEY_ROTATED = "key.rotated", "rotated the key {target}", "rotate the key {target}"
     KEY_REVOKED = "key.revoked", "revoked the key {target}", "revoke the key {target}"
     KEY_EXPIRED = "key.expired", "noted that the key {target} expired", "expire the key {target}"
+    KEY_LEAK_REPORTED = (
+        "key.leak_reported",
+        "noted that the key {target} leaked",
+        "note that the key {target} leaked",
+    )
     KEY_REFUSED = "key.refused", "was refused", "use a key that no longer works"
     KEY_LIMITED = "key.limited", "called too often", "call more often than it may"
     KEY_CONNECTED = "key.connected", "connected", "connect"

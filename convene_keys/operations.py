@@ -58,6 +58,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ROOT = "/api/v1/admin"
+# Where a key ends itself. It is no operation, and so no tool: the text of a vendor's application
+# could talk an assistant into it.
+BURN = "/me/revoke"
 # Whatever a key asks for below these is refused and recorded.
 OFF_LIMITS = ("account", "password", "billing", "stripe", "members", "api_keys")
 # With what a key that may only read passes a proxy: RFC 9110 §9.2.1, but for TRACE.
@@ -166,6 +169,8 @@ def refuse(method: str, path: str, token: str, origin: Origin, peppers: Sequence
     `path` as in `Operation.path`, or that of a page, such as `/admin/api_keys`.
     """
     allowed = sorted({o.method for o in OPERATIONS if _fits(o.path, path)})
+    if path == BURN:
+        allowed = ["POST"]
     # The first segment of a page's path is no endpoint's.
     off_limits = path.strip("/").split("/")[0] in (*OFF_LIMITS, "admin", "login", "setup")
 
@@ -234,6 +239,20 @@ def admit(token: str, origin: Origin, peppers: Sequence[str]) -> Scope:
     return _as_key(None, token, origin, peppers, _standing_scope)
 
 
+def burn(token: str, origin: Origin, peppers: Sequence[str]) -> None:
+    """End the key that is shown, for good; recorded as its own doing.
+
+    Whoever holds it may, always: whatever its scope, also when its maker left, the organization is
+    a draft, or it called too often. Raises the `Problem` to answer with.
+    """
+
+    def act(call: Call) -> None:
+        key = keys.get(call.session, call.organization.id, call.key.id, lock=True)
+        keys.end(call.session, call.actor, key, "Burned by whoever held it.")
+
+    _as_key(None, token, origin, peppers, act, changes=True, limited=False)
+
+
 def _standing_scope(call: Call) -> Scope:
     _check_standing(call)
     return Scope(call.key.scope)
@@ -247,8 +266,11 @@ def _as_key(
     act: Callable[[Call], T],
     *,
     changes: bool = False,
+    limited: bool = True,
 ) -> T:
     """Whose key is it, does it work, act, record, and only then answer.
+
+    Without an `action` nothing is recorded here, but a refusal.
 
     What `changes` something is one transaction with its event. What only reads holds no writer up:
     it reads one moment of the database, and its event may share a commit with others'.
@@ -264,13 +286,8 @@ def _as_key(
         with transaction() if changes else reading() as within:
             key = keys.find(_connection(within), token, peppers)
             refusal = keys.refusal(key)
-            if refusal is None and (standing := limiter.hit(key.id, token)).exceeded:
-                refusal = TooMany(
-                    f"This key may call {standing.rate.calls:,} times in "
-                    f"{standing.rate.seconds:,} seconds.",
-                    retry_after=standing.left,
-                    code="rate_limited",
-                )
+            if refusal is None and limited:
+                refusal = _past_limit(limiter.hit(key.id, token))
             if refusal is None:
                 call = Call(within, Actor.of_key(key, origin), _place(key), key)
                 statements = keys.notes_of_use(key, token, origin, peppers)
@@ -297,6 +314,16 @@ def _as_key(
             _record_crash(action, token, origin, peppers)
         raise
     return _answered(answer)
+
+
+def _past_limit(standing: limits.Standing) -> TooMany | None:
+    if not standing.exceeded:
+        return None
+    return TooMany(
+        f"This key may call {standing.rate.calls:,} times in {standing.rate.seconds:,} seconds.",
+        retry_after=standing.left,
+        code="rate_limited",
+    )
 
 
 def _note_refusal(key: Any, origin: Origin, refusal: Problem) -> None:

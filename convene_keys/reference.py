@@ -51,6 +51,9 @@ CODES = (
         "A key was sent in the address or a form, where it may be kept. Revoke it, make a new one. "
         "From /auth/verify it comes with 403.",
     ),
+    Code(400, "signature_missing", "A report of leaks came without a signature or its key’s name."),
+    Code(400, "signature_key_unknown", "No current public key of a leak reporter has this name."),
+    Code(400, "signature_invalid", "The signature is not the reporter’s over this very body."),
     Code(401, "key_missing", "There was no key. Send it as Authorization: Bearer KEY."),
     Code(401, "key_unknown", "It is no key, or none of this site."),
     Code(401, "key_revoked", "The key was revoked. It can’t be undone: ask for a new one."),

@@ -33,6 +33,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert settings.key_rate_limit == Rate(600, 60)
     assert settings.session_idle == timedelta(minutes=120)
     assert settings.session_max == timedelta(hours=24)
+    assert settings.leak_report_keys_url is None
     assert settings.secure is False
 
 
@@ -81,6 +82,18 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ),
     ("REDIS_URL", "unix:///run/redis.sock", "redis_url", "unix:///run/redis.sock"),
     ("REDIS_URL", "unix://:p@/run/redis.sock?db=2", "redis_url", "unix://:p@/run/redis.sock?db=2"),
+    *(
+        ("LEAK_REPORT_KEYS_URL", url, "leak_report_keys_url", url)
+        for url in (
+            "https://api.github.com/meta/public_keys/secret_scanning",
+            "https://keys.example.org",
+            "https://[2001:db8::1]:8443/keys?of=leaks",
+            "http://127.0.0.1:9000/keys",
+            "http://127.8.9.1/",
+            "http://localhost:1",
+            "http://[::1]:9000/keys",
+        )
+    ),
     ("KEY_RATE_LIMIT", "1/second", "key_rate_limit", Rate(1, 1)),
     ("KEY_RATE_LIMIT", "600/minute", "key_rate_limit", Rate(600, 60)),
     ("KEY_RATE_LIMIT", "36000/hour", "key_rate_limit", Rate(36_000, 3_600)),
@@ -109,6 +122,26 @@ def test_good_value_is_taken_from_a_file(
 
 
 BAD = [
+    *(
+        ("LEAK_REPORT_KEYS_URL", url)
+        for url in (
+            "http://api.github.com/meta/public_keys",
+            "http://127.0.0.1.example.org/",
+            "http://localhost.example.org",
+            "http://localhost@example.org/",
+            "https://user:password@example.org/keys",
+            "https://",
+            "https:///keys",
+            "https://example.org:0/",
+            "https://example.org:99999/",
+            "https://example.org/keys#all",
+            "https://example.org/two words",
+            "https://example.org\\@other.example/",
+            "ftp://example.org/keys",
+            "file:///etc/passwd",
+            "api.github.com",
+        )
+    ),
     ("DATABASE_URL", "mysql://h/d"),
     ("DATABASE_URL", "sqlite://"),
     ("DATABASE_URL", "sqlite:///"),

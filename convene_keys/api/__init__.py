@@ -2,7 +2,7 @@
 
 from flask import Flask
 
-from convene_keys.api import forward_auth, openapi
+from convene_keys.api import forward_auth, leaks, openapi
 from convene_keys.api.forward_auth import PATH as VERIFY
 from convene_keys.api.problems import problem_document
 from convene_keys.api.routes import blueprint
@@ -15,4 +15,5 @@ def init_app(app: Flask) -> None:
     app.register_blueprint(blueprint)
     app.register_blueprint(openapi.blueprint)
     app.register_blueprint(forward_auth.blueprint)
+    leaks.init_app(app)
     csrf.exempt(blueprint)  # a key in a header is not sent by a browser on its own

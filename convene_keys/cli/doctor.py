@@ -53,7 +53,7 @@ def _failed(text: str) -> Finding:
 @click.pass_context
 @with_appcontext
 def doctor(context: click.Context) -> None:
-    """Check configuration, secrets, database, clock, limits, mail and proxy; exit code 5 if one fails."""
+    """Check configuration, secrets, database, clock, limits, leak reports, mail and proxy; exit code 5 if one fails."""
     verdicts = set()
     for name, check in CHECKS.items():
         try:
@@ -140,6 +140,18 @@ def rate_limits() -> Finding:
     return _ok(f"{said}, counted in Redis for all workers")
 
 
+def leak_reports() -> Finding:
+    reporters = current_app.extensions.get("leak_reporters")
+    if reporters is None:
+        return _ok("not taken (LEAK_REPORT_KEYS_URL is not set)")
+    wrong, known = reporters.refresh(), f"{len(reporters)} public keys"
+    if wrong is None:
+        return _ok(f"taken when signed with one of {known}")
+    if len(reporters):
+        return _warning(f"LEAK_REPORT_KEYS_URL can’t be read ({wrong}): {known} stay good")
+    return _failed(f"LEAK_REPORT_KEYS_URL can’t be read ({wrong}): none is taken")
+
+
 def mail() -> Finding:
     return _ok(f"nothing is sent by mail; people write to {settings().support_email}")
 
@@ -163,6 +175,7 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "SQLite version": sqlite_version,
     "clock": clocks,
     "rate limits": rate_limits,
+    "leak reports": leak_reports,
     "mail": mail,
     "proxy": proxy,
 }

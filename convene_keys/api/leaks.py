@@ -1,0 +1,86 @@
+"""Keys that leaked: what reporters found in public, and the key that its holder burns."""
+
+import hashlib
+import json
+
+from flask import Blueprint, Flask, Response, current_app, request
+
+from convene_keys import leaks, limits, operations
+from convene_keys.access import Access, access, origin, presented_key, settings
+from convene_keys.bodies import raw_json
+from convene_keys.config import Settings
+from convene_keys.errors import Malformed
+from convene_keys.extensions import csrf
+from convene_keys.reporters import PublicKeys, is_signed
+
+BODY_MAX = 8 * 1024 * 1024  # 10,000 findings of 800 bytes
+KEPT_IN = "leak_report_keys.json"
+
+burning = Blueprint("burning", __name__)
+reports = Blueprint("reports", __name__)
+
+
+def init_app(app: Flask) -> None:
+    configured: Settings = app.config["SETTINGS"]
+    app.register_blueprint(burning)
+    csrf.exempt(burning)  # as everything that takes a key
+    if configured.leak_report_keys_url is None:
+        return  # then there is nothing at that address
+    path = configured.instance_path / KEPT_IN
+    app.extensions["leak_reporters"] = PublicKeys(configured.leak_report_keys_url, path)
+    app.register_blueprint(reports)
+    csrf.exempt(reports)  # a report is signed
+
+
+@burning.post(operations.ROOT + operations.BURN, provide_automatic_options=False)
+@access(Access.KEY)
+def burn() -> Response:
+    operations.burn(presented_key() or "", origin(), settings().key_peppers)
+    return _json({"status": "revoked"})
+
+
+@reports.post("/api/v1/leaks", provide_automatic_options=False)
+@access(Access.PUBLIC)
+def report() -> Response:
+    """In the form of GitHub's secret scanning partner program, the answer's feedback included."""
+    network = origin().network
+    limits.current().admit(network, "")
+    try:
+        body = _signed_body()
+    except Malformed:
+        limits.current().fail(network)
+        raise
+    findings = leaks.read(body)
+    real = leaks.report(findings, origin(), settings().key_peppers).real
+    return _json(
+        [
+            {
+                "token_hash": hashlib.sha256(token.encode()).hexdigest(),
+                "token_type": kind,
+                "label": "true_positive" if token in real else "false_positive",
+            }
+            for token, kind in dict.fromkeys((one.token, one.type) for one in findings)
+        ]
+    )
+
+
+def _signed_body() -> bytes:
+    """The body, once its signature is known to be a reporter's. Raises `Malformed`."""
+    identifier = request.headers.get("Github-Public-Key-Identifier")
+    signature = request.headers.get("Github-Public-Key-Signature")
+    if not identifier or not signature:
+        raise Malformed("The report is not signed.", code="signature_missing")
+    reporters: PublicKeys = current_app.extensions["leak_reporters"]
+    public_key = reporters.find(identifier)
+    if public_key is None:  # and the body stays unread
+        raise Malformed("No reporter has this key.", code="signature_key_unknown")
+    body = raw_json(BODY_MAX)
+    if not is_signed(body, signature, public_key):
+        raise Malformed("The signature is not a reporter's.", code="signature_invalid")
+    return body
+
+
+def _json(answer: object) -> Response:
+    return Response(
+        json.dumps(answer), headers={"Cache-Control": "no-store"}, mimetype="application/json"
+    )
