@@ -9,11 +9,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import call, growth, tool
+from bench import call, growth, scan, tool
 from bench.report import report
 from bench.servers import ROOT, postgresql
 
-PARTS = {"call": call.measure, "tool": tool.measure, "growth": growth.measure}
+PARTS = {
+    "call": call.measure,
+    "tool": tool.measure,
+    "scan": scan.measure,
+    "growth": growth.measure,
+}
 DISK = 25 * 10**9  # two databases of ten million events, and what filling them takes
 
 

@@ -1,11 +1,15 @@
 """API keys from the command line."""
 
 import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
 
 import click
 from sqlalchemy import select
 
 from convene_keys import keys as domain
+from convene_keys import leaks, scan, tokens
 from convene_keys.access import settings
 from convene_keys.audit import Actor, rfc3339
 from convene_keys.cli.terms import ID, Group, existing, organization_of, organization_option
@@ -13,6 +17,9 @@ from convene_keys.errors import Forbidden, NotFound
 from convene_keys.extensions import db
 from convene_keys.models import ApiKey, Member, Scope, Tool
 from convene_keys.names import fold
+
+EXIT_FOUND = 3
+AT_ONCE = 1_000
 
 
 @click.group(cls=Group)
@@ -79,6 +86,45 @@ def revoke(key_id: int, reason: str) -> None:
     """End a key for good, at once. It can’t be undone."""
     key = existing(ApiKey, key_id, "key")
     domain.revoke(Actor.system(key.organization_id), key.id, reason)
+
+
+@keys.command("scan")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.pass_context
+def scan_files(context: click.Context, paths: tuple[Path, ...]) -> None:
+    """Find keys of this database in files, folders and git history; exit code 3 if there are any.
+
+    Says where each is, which key, and whether it still works; never the key itself. What can't be
+    read is told on stderr, with exit code 1 if nothing was found. Compressed files are not opened.
+    """
+    unread: list[str] = []
+
+    def complain(line: str) -> None:
+        unread.append(line)
+        click.echo(_shown(line), err=True)
+
+    found = False
+    every = (one for path in paths for one in scan.look(path, complain))
+    for some in _batches(every):
+        known = leaks.known(db.session(), {one.token for one in some}, settings().key_peppers)
+        for one in some:
+            if key := known.get(one.token):
+                found = True
+                click.echo(f"{_shown(one.place)}:{one.line}: {key.name}, {key.status}")
+    if found or unread:
+        context.exit(EXIT_FOUND if found else 1)
+
+
+def _batches(every: Iterable[scan.Found]) -> Iterator[list[scan.Found]]:
+    left = iter(every)
+    while some := list(islice(left, AT_ONCE)):
+        yield some
+
+
+def _shown(text: str) -> str:
+    """On one line, whatever a file is named, and without a key that is in the name."""
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return tokens.redact(text)
 
 
 def _creator(organization_id: int, email: str) -> Member:
