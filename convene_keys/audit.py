@@ -4,7 +4,7 @@ import csv
 import io
 import ipaddress
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -227,6 +227,46 @@ def first(session: Session, organization_id: int, wanted: Filter) -> AuditEvent 
     """The oldest event that fits."""
     query = matching(organization_id, wanted).order_by(AuditEvent.at, AuditEvent.id)
     return session.scalar(query.limit(1))
+
+
+def latest(
+    session: Session, organization_id: int, wanted: Filter, actions: Collection[str], most: int
+) -> Sequence[AuditEvent]:
+    """The newest events that fit and are one of these actions."""
+    query = matching(organization_id, wanted).where(AuditEvent.action.in_(actions))
+    return session.scalars(_newest_first(query).limit(most)).all()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Events that are alike: how many, and when the first and the last of them were."""
+
+    action: str
+    outcome: str
+    ip: str | None
+    user_agent: str | None
+    count: int
+    first: datetime
+    last: datetime
+
+    @property
+    def label(self) -> str:
+        return Action(self.action).label
+
+
+def groups(
+    session: Session, organization_id: int, wanted: Filter, most: int
+) -> tuple[list[Group], bool]:
+    """The newest `most` events that fit, by action, outcome, address and client; and are there more?
+
+    The largest group comes first.
+    """
+    newest = _newest_first(matching(organization_id, wanted)).limit(most + 1).subquery()
+    by = [newest.c[name] for name in ("action", "outcome", "ip", "user_agent")]
+    count = func.count()
+    query = select(*by, count, func.min(newest.c.at), func.max(newest.c.at)).group_by(*by)
+    found = [Group(*tuple(row)) for row in session.execute(query.order_by(count.desc(), *by))]
+    return found, sum(group.count for group in found) > most
 
 
 def _newest_first(query: Select[AuditEvent]) -> Select[AuditEvent]:

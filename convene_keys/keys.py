@@ -123,26 +123,58 @@ def rotate(
         old = get(session, actor.organization_id, key_id, lock=True)
         require_rotatable(old)
         now = clock.now()
-        life = old.expires_at - old.created_at if old.expires_at else None
-        old.released_at = now
+        life, old.released_at = _life(old), now
         old.expires_at = min(filter(None, (old.expires_at, now + grace)))
         session.flush()  # its name is free for the successor
-        new, token = _made(
-            session,
-            actor,
-            old.name,
-            old.tool,
-            old.scope,
-            life,
-            peppers,
-            created_by_id,
-            predecessor_id=old.id,
-        )
+        new, token = _successor(session, actor, old, life, peppers, created_by_id)
         detail = {"successor": new.id, "works_until": rfc3339(old.expires_at)}
         record(session, actor, Action.KEY_ROTATED, target(old), detail=detail)
         if not grace:
             end(session, actor, old, "Rotated without a grace period")
     return new, token
+
+
+def replace(
+    actor: Actor, key_id: int, *, peppers: Sequence[str], created_by_id: int | None = None
+) -> tuple[ApiKey, str]:
+    """A successor of a key that leaked, with its name, tool, scope and span of life; and the secret.
+
+    Raises `NotFound`, `Invalid` when the name is another key's by now, or `Conflict` for a key
+    that did not leak or has a successor.
+    """
+    with transaction() as session:
+        old = get(session, actor.organization_id, key_id, lock=True)
+        if old.successor is not None:
+            raise Conflict("This key was replaced already.")
+        if old.leaked_at is None:
+            raise Conflict("Please report the key as leaked first.")
+        _release_expired(session, actor.organization_id, old.name_folded)
+        return _successor(session, actor, old, _life(old), peppers, created_by_id)
+
+
+def _life(key: ApiKey) -> timedelta | None:
+    return key.expires_at - key.created_at if key.expires_at else None
+
+
+def _successor(
+    session: Session,
+    actor: Actor,
+    old: ApiKey,
+    life: timedelta | None,
+    peppers: Sequence[str],
+    created_by_id: int | None,
+) -> tuple[ApiKey, str]:
+    return _made(
+        session,
+        actor,
+        old.name,
+        old.tool,
+        old.scope,
+        life,
+        peppers,
+        created_by_id,
+        predecessor_id=old.id,
+    )
 
 
 def require_rotatable(key: ApiKey) -> None:

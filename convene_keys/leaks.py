@@ -12,9 +12,10 @@ from convene_keys.audit import Actor, Origin, record
 from convene_keys.errors import FieldError, Invalid, Malformed
 from convene_keys.events import Action
 from convene_keys.extensions import db, transaction
-from convene_keys.models import ApiKey
+from convene_keys.models import ApiKey, AuditEvent
+from convene_keys.names import clean_text
 
-URL_MAX, SOURCE_MAX = 2_000, 100
+URL_MAX, SOURCE_MAX, WHERE_MAX = 2_000, 100, 300
 ERRORS_MAX = 10
 REASON = "Reported as found in public."
 _AT_ONCE = 1_000  # digests in one query
@@ -84,6 +85,41 @@ def report(findings: Sequence[Finding], origin: Origin, peppers: Sequence[str]) 
             if key.leaked_at is None
         ]
     return Report(frozenset(token_of.values()), leaks)
+
+
+def report_own(actor: Actor, key_id: int, where: str = "") -> ApiKey:
+    """End a key of the member's organization because it leaked, and open the incident.
+
+    `where` says where it was seen. Doing it twice is safe: the first time stands. Raises
+    `NotFound`, or `Invalid` on `where`.
+    """
+    try:
+        where = tokens.redact(clean_text(where, most=WHERE_MAX, lines=False))
+    except ValueError as error:
+        raise Invalid([FieldError("where", str(error))]) from None
+    with transaction() as session:
+        key = keys.get(session, actor.organization_id, key_id, lock=True)
+        keys.end(session, actor, key, "Leaked")
+        if key.leaked_at is None:
+            key.leaked_at = clock.now()
+            detail = {"where": where} if where else {}
+            record(session, actor, Action.KEY_LEAK_REPORTED, keys.target(key), detail=detail)
+    return key
+
+
+def incident(session: Session, key: ApiKey) -> AuditEvent | None:
+    """The event that first told of a key's leak. Its id is the incident's number."""
+    return session.scalar(
+        select(AuditEvent)
+        .where(
+            AuditEvent.organization_id == key.organization_id,
+            AuditEvent.action == Action.KEY_LEAK_REPORTED,
+            AuditEvent.target_type == "key",
+            AuditEvent.target_id == str(key.id),
+        )
+        .order_by(AuditEvent.at, AuditEvent.id)
+        .limit(1)
+    )
 
 
 def known(session: Session, found: Collection[str], peppers: Sequence[str]) -> dict[str, ApiKey]:

@@ -15,6 +15,7 @@ from convene_keys.web import (
     health,
     help,
     keys,
+    leak,
     settings,
     static,
     styleguide,
@@ -29,7 +30,7 @@ THEMES = ("light", "dark")
 
 
 def init_app(app: Flask) -> None:
-    for area in (auth, keys, audit, data, team, settings, help, docs, health, styleguide):
+    for area in (auth, keys, leak, audit, data, team, settings, help, docs, health, styleguide):
         app.register_blueprint(area.blueprint)
     login.session_protection = None  # it trusts a forged address; sessions live on the server
     login.user_loader(load)

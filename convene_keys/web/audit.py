@@ -54,8 +54,8 @@ class Filters:
             action=self.action,
             member=_number(self.member),
             outcome=self.outcome,
-            since=_moment(self.since),
-            until=_moment(self.until, end=True),
+            since=moment(self.since),
+            until=moment(self.until, end=True),
             q=self.q,
         )
 
@@ -173,7 +173,7 @@ def _number(value: str) -> int | None:
     return int(value) if value else None
 
 
-def _moment(value: str, *, end: bool = False) -> datetime | None:
+def moment(value: str, *, end: bool = False) -> datetime | None:
     """A moment from a day, in the organization's time zone, or from RFC 3339; None when empty.
 
     As an end, a day counts whole.
@@ -182,12 +182,12 @@ def _moment(value: str, *, end: bool = False) -> datetime | None:
         return None
     try:
         if len(value) > len("2026-11-24"):
-            moment = datetime.fromisoformat(value)
-            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            found = datetime.fromisoformat(value)
+            found = found if found.tzinfo else found.replace(tzinfo=UTC)
         else:
             there = date.fromisoformat(value) + timedelta(days=1 if end else 0)
-            moment = midnight(there, current_user.organization.timezone)
-        return moment.astimezone(UTC)
+            found = midnight(there, current_user.organization.timezone)
+        return found.astimezone(UTC)
     except (ValueError, OverflowError):
         message = f"“{value[:40]}” is not a date. Please use one like 2026-11-24."
         raise Malformed(message, code="invalid_date") from None

@@ -152,7 +152,6 @@ def new() -> Response:
 @blueprint.post("")
 @access(Access.MAKER)
 def create() -> Response:
-    """The only answer that ever shows the secret, beside that of `rotate`."""
     form = NewKeyForm()
     if not (form.validate() and confirm_password(form)):
         return page("keys/new.html", status=422, form=form)
@@ -169,14 +168,14 @@ def create() -> Response:
     except Invalid as invalid:
         form.show(invalid)
         return page("keys/new.html", status=422, form=form)
-    return _created(key, secret)
+    return created(key, secret)
 
 
 @blueprint.get("/<int:key_id>/first_call")
 @access(Access.VIEWER)
 def first_call(key_id: int) -> Response:
     """Whether the key was used yet. A page that waits for that gets 204, and asks again, until then."""
-    found = _first_call(_get(key_id))
+    found = _first_call(get(key_id))
     if is_htmx() and found["waits"]:
         return Response(status=204)
     return page("keys/first_call.html", "keys/_first_call.html", **found)
@@ -185,14 +184,14 @@ def first_call(key_id: int) -> Response:
 @blueprint.get("/<int:key_id>")
 @access(Access.VIEWER)
 def show(key_id: int) -> Response:
-    key = _get(key_id)
+    key = get(key_id)
     return _show(key, RenameForm(obj=key))
 
 
 @blueprint.post("/<int:key_id>/rename")
 @access(Access.MANAGER)
 def rename(key_id: int) -> Response:
-    key, form = _get(key_id), RenameForm()
+    key, form = get(key_id), RenameForm()
     try:
         key = keys.rename(member_actor(), key_id, form.name.data or "")
     except Invalid as invalid:
@@ -211,7 +210,7 @@ def rename(key_id: int) -> Response:
 @blueprint.get("/<int:key_id>/rotate")
 @access(Access.MAKER)
 def confirm_rotate(key_id: int) -> Response:
-    key = _get(key_id)
+    key = get(key_id)
     keys.require_rotatable(key)
     return page("keys/rotate.html", key=key, form=RotateForm())
 
@@ -221,7 +220,7 @@ def confirm_rotate(key_id: int) -> Response:
 def rotate(key_id: int) -> Response:
     form = RotateForm()
     if not (form.validate() and confirm_password(form)):
-        return page("keys/rotate.html", status=422, key=_get(key_id), form=form)
+        return page("keys/rotate.html", status=422, key=get(key_id), form=form)
     key, secret = keys.rotate(
         member_actor(),
         key_id,
@@ -229,19 +228,19 @@ def rotate(key_id: int) -> Response:
         peppers=settings().key_peppers,
         created_by_id=current_user.member.id,
     )
-    return _created(_get(key.id), secret)
+    return created(get(key.id), secret)
 
 
 @blueprint.get("/<int:key_id>/revoke")
 @access(Access.MANAGER)
 def confirm_revoke(key_id: int) -> Response:
-    return page("keys/revoke.html", "keys/_revoke.html", key=_get(key_id), form=RevokeForm())
+    return page("keys/revoke.html", "keys/_revoke.html", key=get(key_id), form=RevokeForm())
 
 
 @blueprint.post("/<int:key_id>/revoke")
 @access(Access.MANAGER)
 def revoke(key_id: int) -> Response:
-    key, form = _get(key_id), RevokeForm()
+    key, form = get(key_id), RevokeForm()
     if form.validate() and confirm_password(form):
         try:
             key = keys.revoke(member_actor(), key_id, form.reason.data or "")
@@ -259,11 +258,13 @@ def revoke(key_id: int) -> Response:
     )
 
 
-def _created(key: ApiKey, secret: str) -> Response:
+def created(key: ApiKey, secret: str) -> Response:
+    """The page of a key just made: the only one that ever shows the secret."""
     return page("keys/created.html", secret=secret, **_addresses(), **_first_call(key))
 
 
-def _get(key_id: int) -> ApiKey:
+def get(key_id: int) -> ApiKey:
+    """The signed-in member's organization's key. Raises `NotFound`."""
     return keys.get(db.session(), current_user.organization.id, key_id)
 
 
