@@ -33,7 +33,6 @@ from convene_keys.events import ActorKind, Outcome
 from convene_keys.extensions import Base
 
 EXPIRING_SOON = timedelta(days=14)
-ROTATE_AFTER = timedelta(days=180)  # the product's own rule: rotate every three to six months
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -275,7 +274,7 @@ class ApiKey(Base):
     refused_recorded_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     refused_recorded_count: Mapped[int] = mapped_column(default=0)
     predecessor_id: Mapped[int | None] = mapped_column(ForeignKey("api_key.id"))
-    last_changed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)  # to the day
+    last_changed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)  # noted once a day
     leaked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)  # first reported as leaked
 
     organization: Mapped[Organization] = relationship()
@@ -308,14 +307,15 @@ class ApiKey(Base):
 
     @property
     def rotate_by(self) -> calendar_date:
-        return (self.created_at + ROTATE_AFTER).date()
+        return clock.months_after(self.created_at, self.organization.rotate_months).date()
 
 
 class KeyUse(Base):
     """From where, and with what kind of client, a key was used. See `keys.notes_of_use`.
 
-    `place` is an IPv4 address or the /64 of an IPv6 one; `client` the first word of its user
-    agent. `returned_at`: when the key last came back here within the hour from another one.
+    `place` is an IPv4 address or the /64 of an IPv6 one, and empty for what calls from a cloud;
+    `client` is a kind: see `clients`. `returned_at`: when the key was last used here again, within
+    the hour, after it was used elsewhere.
     """
 
     __tablename__ = "key_use"

@@ -32,6 +32,7 @@ from convene_keys.models import (
 from convene_keys.names import clean_line, fold, slug
 
 LINK_VALID = timedelta(hours=72)
+ROTATE_MONTHS_MAX = 24
 PLANS = ("free", "standard", "plus")
 _REGIONS = frozenset(
     [
@@ -283,13 +284,26 @@ def rename_self(actor: Actor, name: str) -> None:
 
 
 def change_organization(
-    actor: Actor, *, name: str, timezone: str, status: OrganizationStatus, key_makers: KeyMakers
+    actor: Actor,
+    *,
+    name: str,
+    timezone: str,
+    status: OrganizationStatus,
+    key_makers: KeyMakers,
+    rotate_months: int,
 ) -> None:
-    """Change the organization's name, time zone, status and key policy. Raises `Invalid`."""
+    """Change the organization's settings. Raises `Invalid`.
+
+    `rotate_months` is the age at which a key is due to be rotated, 1 to 24 calendar months.
+    """
     name = clean_name("name", name)
+    if not 1 <= rotate_months <= ROTATE_MONTHS_MAX:
+        message = f"Please choose 1 to {ROTATE_MONTHS_MAX} months."
+        raise Invalid([FieldError("rotate_months", message)])
     if timezone not in zones():
         raise Invalid([FieldError("timezone", "Please choose a time zone from the list.")])
-    changes = {"name": name, "timezone": timezone, "status": status, "key_makers": key_makers}
+    changes: dict[str, Any] = {"name": name, "timezone": timezone, "status": status}
+    changes |= {"key_makers": key_makers, "rotate_months": rotate_months}
     _change_organization(actor, Action.SETTINGS_ORGANIZATION_CHANGED, changes)
 
 

@@ -1,7 +1,9 @@
 """The clock: it can be set back for a while, by one thread, for itself."""
 
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from convene_keys import clock
 
@@ -23,3 +25,23 @@ def test_others_are_not_set_back() -> None:
         other.start()
         other.join()
     assert seen[0] >= before
+
+
+@pytest.mark.parametrize(
+    ("day", "months", "expected"),
+    [
+        ((2026, 1, 31), 1, (2026, 2, 28)),
+        ((2024, 1, 31), 1, (2024, 2, 29)),
+        ((2026, 11, 24), 1, (2026, 12, 24)),
+        ((2026, 11, 24), 2, (2027, 1, 24)),
+        ((2026, 12, 31), 24, (2028, 12, 31)),
+        ((2026, 3, 31), -1, (2026, 2, 28)),
+        ((2026, 1, 5), -1, (2025, 12, 5)),
+        ((2026, 5, 5), 0, (2026, 5, 5)),
+    ],
+)
+def test_months_go_by_the_calendar(
+    day: tuple[int, int, int], months: int, expected: tuple[int, int, int]
+) -> None:
+    moment = datetime(*day, 9, 30, 1, 5, tzinfo=UTC)
+    assert clock.months_after(moment, months) == datetime(*expected, 9, 30, 1, 5, tzinfo=UTC)

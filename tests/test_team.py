@@ -365,6 +365,7 @@ def test_change_organization(actor: Actor, organization: Organization) -> None:
         "timezone": "Europe/Berlin",
         "status": OrganizationStatus.DRAFT,
         "key_makers": KeyMakers.ADMINS,
+        "rotate_months": 6,
     }
     team.change_organization(actor, **change)
     team.change_organization(actor, **change)
@@ -381,7 +382,7 @@ def test_change_organization(actor: Actor, organization: Organization) -> None:
 
 
 def test_unknown_time_zone_is_refused(actor: Actor) -> None:
-    rest = {"status": OrganizationStatus.LIVE, "key_makers": KeyMakers.MANAGERS}
+    rest = {"status": OrganizationStatus.LIVE, "key_makers": KeyMakers.MANAGERS, "rotate_months": 6}
     for timezone in ("", "Mars/Olympus", "../etc/passwd", "europe/berlin", "\0"):
         with pytest.raises(Invalid) as info:
             team.change_organization(actor, name="X", timezone=timezone, **rest)

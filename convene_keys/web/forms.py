@@ -5,7 +5,10 @@ from wtforms.i18n import DummyTranslations
 
 from convene_keys.errors import Invalid
 
-_PLAIN = {"Not a valid choice.": "Please choose one from the list."}
+_PLAIN = {
+    "Not a valid choice.": "Please choose one from the list.",
+    "Not a valid integer value.": "Please type a whole number.",
+}
 
 
 class _PlainWords(DummyTranslations):

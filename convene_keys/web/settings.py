@@ -4,7 +4,7 @@ from functools import cache
 
 from flask import Blueprint, Response, url_for
 from flask_login import current_user
-from wtforms import Field, PasswordField, RadioField, SelectField, StringField
+from wtforms import Field, IntegerField, PasswordField, RadioField, SelectField, StringField
 
 from convene_keys import accounts, team
 from convene_keys.access import Access, access, member_actor
@@ -46,6 +46,7 @@ class OrganizationForm(Form):
             KeyMakers.ADMINS.value: "Admins only",
         },
     )
+    rotate_months = IntegerField("Months after which a key is to be replaced")
 
 
 class BillingForm(Form):
@@ -85,6 +86,7 @@ def change_organization() -> Response:
                 timezone=_text(form.timezone),
                 status=OrganizationStatus(form.status.data),
                 key_makers=KeyMakers(form.key_makers.data),
+                rotate_months=form.rotate_months.data or 0,
             )
         except Invalid as invalid:
             form.show(invalid)

@@ -14,7 +14,12 @@ from tests.databases import PEPPER
 
 PASSWORD = "plum kettle orbit sandal"
 NEW_PASSWORD = "violet anchor meadow biscuit"
-ORGANIZATION = {"name": "Harbour Markets", "timezone": "Europe/Stockholm", "status": "draft"}
+ORGANIZATION = {
+    "name": "Harbour Markets",
+    "timezone": "Europe/Stockholm",
+    "status": "draft",
+    "rotate_months": "12",
+}
 BILLING = {
     "billing_email": "money@example.org",
     "plan": "plus",
@@ -61,7 +66,9 @@ def test_organization_is_changed_and_recorded(client, maya):
 
     assert (answer.status_code, answer.location) == (303, "/admin/settings/organization")
     changed = organization()
-    assert (changed.name, changed.timezone, changed.status) == tuple(ORGANIZATION.values())
+    assert (changed.name, changed.timezone, changed.status, str(changed.rotate_months)) == tuple(
+        ORGANIZATION.values()
+    )
     assert events() == [
         (
             "settings.organization_changed",
@@ -69,6 +76,7 @@ def test_organization_is_changed_and_recorded(client, maya):
                 "name": {"before": "Riverside Market", "after": "Harbour Markets"},
                 "timezone": {"before": "UTC", "after": "Europe/Stockholm"},
                 "status": {"before": "live", "after": "draft"},
+                "rotate_months": {"before": 6, "after": 12},
             },
         )
     ]
@@ -98,6 +106,11 @@ def test_organization_saved_as_it_was_records_nothing(client, maya):
         ("timezone", "\0"),
         ("timezone", "Factory"),
         ("timezone", ""),
+        ("rotate_months", "0"),
+        ("rotate_months", "25"),
+        ("rotate_months", "six"),
+        ("rotate_months", "9" * 9_000),
+        ("rotate_months", ""),
         ("status", "closed"),
         ("status", ""),
     ],
