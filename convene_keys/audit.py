@@ -51,11 +51,12 @@ class Origin:
     @property
     def network(self) -> str:
         """An IPv4 address, or the /64 of an IPv6 one: who has one address there has them all."""
-        return _network(self.ip) if self.ip is not None else ""
+        return network(self.ip) if self.ip is not None else ""
 
 
 @lru_cache(1_024)
-def _network(ip: str) -> str:
+def network(ip: str) -> str:
+    """See `Origin.network`."""
     address = ipaddress.ip_address(ip)
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped:  # how a socket that serves both kinds names an IPv4 address

@@ -37,6 +37,16 @@ class Action(StrEnum):
     KEY_RENAMED = "key.renamed", "renamed the key {target}", "rename the key {target}"
     KEY_ROTATED = "key.rotated", "rotated the key {target}", "rotate the key {target}"
     KEY_REVOKED = "key.revoked", "revoked the key {target}", "revoke the key {target}"
+    KEY_NARROWED = (
+        "key.narrowed",
+        "made the key {target} read-only",
+        "make the key {target} read-only",
+    )
+    KEY_EXPIRY_SET = (
+        "key.expiry_set",
+        "gave the key {target} an end date",
+        "give the key {target} an end date",
+    )
     KEY_EXPIRED = "key.expired", "noted that the key {target} expired", "expire the key {target}"
     KEY_LEAK_REPORTED = (
         "key.leak_reported",

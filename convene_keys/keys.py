@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, bindparam, exists, func, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, case, exists, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 
-from convene_keys import clock, tokens
-from convene_keys.audit import Actor, Origin, Target, record, rfc3339
+from convene_keys import clients, clock, tokens
+from convene_keys.audit import Actor, Origin, Target, network, record, rfc3339
 from convene_keys.errors import (
     Conflict,
     FieldError,
@@ -27,6 +28,7 @@ from convene_keys.models import (
     ID_MAX,
     ApiKey,
     AuditEvent,
+    KeyUse,
     Member,
     Organization,
     Scope,
@@ -42,6 +44,8 @@ EXPIRY_MAX_DAYS = 3_650
 REFUSALS_RECORDED_EVERY = timedelta(minutes=1)
 NEW_FOR = timedelta(minutes=10)  # how long pages wait for a new key's first call
 USE_NOTED_EVERY = timedelta(minutes=1)
+CHANGE_NOTED_EVERY = timedelta(days=1)
+AT_ONCE = timedelta(hours=1)  # who comes back sooner was hardly elsewhere meanwhile
 
 
 def target(key: Any) -> Target:
@@ -228,6 +232,21 @@ def end(session: Session, actor: Actor, key: ApiKey, reason: str = "") -> bool:
     return True
 
 
+def narrow(session: Session, actor: Actor, key: ApiKey) -> None:
+    """Let `key` only read from now on, in the caller's transaction. There is no way back."""
+    if key.scope != Scope.READ:
+        key.scope = Scope.READ
+        record(session, actor, Action.KEY_NARROWED, target(key))
+
+
+def set_expiry(session: Session, actor: Actor, key: ApiKey, at: datetime) -> None:
+    """Let `key`, which has no end date, stop working `at`, in the caller's transaction."""
+    if key.expires_at is None:
+        key.expires_at = at
+        detail = {"expires_at": rfc3339(at)}
+        record(session, actor, Action.KEY_EXPIRY_SET, target(key), detail=detail)
+
+
 def get(session: Session, organization_id: int, key_id: int, *, lock: bool = False) -> ApiKey:
     """The organization's key. Raises `NotFound` for anything else, another organization's too."""
     query = (
@@ -360,9 +379,9 @@ def choices(
     return sorted(rows, key=lambda row: (fold(row.name), row.id)), True
 
 
-_keys, _members, _organizations, _events = (
+_keys, _members, _organizations, _events, _uses = (
     Base.metadata.tables[model.__tablename__]
-    for model in (ApiKey, Member, Organization, AuditEvent)
+    for model in (ApiKey, Member, Organization, AuditEvent, KeyUse)
 )
 _FIND = Prepared(
     select(
@@ -372,6 +391,7 @@ _FIND = Prepared(
                 *("id", "organization_id", "name", "tool", "scope", "digest", "hint", "pepper_id"),
                 *("created_at", "created_by_id", "expires_at", "revoked_at"),
                 *("last_used_at", "last_used_ip", "last_used_user_agent"),
+                "last_changed_at",
             )
         ),
         _members.c.role.label("creator_role"),
@@ -393,6 +413,30 @@ _NOTE_USE = Prepared(
         last_used_ip=bindparam("ip"),
         last_used_user_agent=bindparam("user_agent"),
     )
+)
+# PostgreSQL's insert: SQLite's compiler takes it as well, since the two say the same.
+_use = insert(_uses).values(
+    key_id=bindparam("key"),
+    place=bindparam("place"),
+    client=bindparam("client"),
+    first_at=bindparam("at"),
+    last_at=bindparam("at"),
+)
+_NOTE_PLACE = Prepared(
+    _use.inline().on_conflict_do_update(
+        index_elements=list(_uses.primary_key),
+        set_={
+            "last_at": _use.excluded.last_at,
+            # Without a `since`, as after no time, it stays.
+            "returned_at": case(
+                (_uses.c.last_at >= bindparam("since"), _use.excluded.last_at),
+                else_=_uses.c.returned_at,
+            ),
+        },
+    )
+)
+_NOTE_CHANGE = Prepared(
+    update(_keys).where(_keys.c.id == bindparam("key")).values(last_changed_at=bindparam("at"))
 )
 _RENEW_DIGEST = Prepared(
     update(_keys)
@@ -437,6 +481,7 @@ def refusal(key: Any) -> Problem | None:
 def notes_of_use(key: Any, token: str, origin: Origin, peppers: Sequence[str]) -> list[Statement]:
     """What is to be written beside the event of a call: when, whence and with what it was used.
 
+    Whence and with what is kept for the check-up as well, which looks for keys that are shared.
     At most once a minute, but at once for the first use and when the address or client is another.
     A digest under an older pepper is replaced by one under the newest.
     """
@@ -446,10 +491,30 @@ def notes_of_use(key: Any, token: str, origin: Origin, peppers: Sequence[str]) -
     if not same or key.last_used_at is None or now - key.last_used_at >= USE_NOTED_EVERY:
         values = {"key": key.id, "at": now, "ip": origin.ip, "user_agent": agent}
         notes.append((_NOTE_USE, values))
+        here = _place(key, origin.ip, agent)
+        came_back = here != _place(key, key.last_used_ip, key.last_used_user_agent)
+        since = now - AT_ONCE if came_back else None
+        values = {"key": key.id, "at": now, "since": since, "place": here[0], "client": here[1]}
+        notes.append((_NOTE_PLACE, values))
     if key.pepper_id != tokens.pepper_id(peppers[0]):
         renewed, pepper = tokens.digest(token, peppers[0]), tokens.pepper_id(peppers[0])
         notes.append((_RENEW_DIGEST, {"key": key.id, "renewed": renewed, "pepper": pepper}))
     return notes
+
+
+def notes_of_change(key: Any) -> list[Statement]:
+    """What is to be written beside the event of a call that may change something and succeeded."""
+    now, last = clock.now(), key.last_changed_at
+    if last is not None and now - last < CHANGE_NOTED_EVERY:
+        return []
+    return [(_NOTE_CHANGE, {"key": key.id, "at": now})]
+
+
+def _place(key: Any, ip: str | None, user_agent: str | None) -> tuple[str, str]:
+    """From where, and with what kind of client. A cloud is one place, whatever its addresses."""
+    client = clients.kind(user_agent)
+    cloud = key.tool == Tool.CHATGPT or clients.is_cloud(client)
+    return "" if cloud or ip is None else network(ip), client
 
 
 def note_refusal(

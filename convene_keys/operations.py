@@ -296,6 +296,8 @@ def _as_key(
                 else:
                     answer, event = _attempt(action, call, act)
                     statements.append(event)
+                if changes and not isinstance(answer, Problem):
+                    statements += keys.notes_of_change(key)
                 if isinstance(within, Session):
                     write(within, statements)
                 elif statements:

@@ -511,12 +511,12 @@ def _arguments(operation: Operation) -> dict[str, Any]:
 
 
 def _contents() -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of every table, but for the audit log and when keys were last used."""
+    """Every row of every table, but for the audit log and what tells how keys were used."""
     db.session.rollback()
     contents = {}
     for table in Base.metadata.sorted_tables:
-        if table.name != "audit_event":
-            columns = [c for c in table.columns if not c.name.startswith("last_used")]
+        if table.name not in ("audit_event", "key_use"):
+            columns = [c for c in table.columns if not c.name.startswith("last_")]
             rows = db.session.execute(select(*columns).order_by(*table.primary_key.columns))
             contents[table.name] = [tuple(row) for row in rows]
     db.session.rollback()

@@ -485,7 +485,7 @@ def _contents() -> dict[str, list[tuple[Any, ...]]]:
     contents = {
         table.name: [tuple(row) for row in db.session.execute(text(f"SELECT * FROM {table.name}"))]  # noqa: S608
         for table in Base.metadata.sorted_tables
-        if table.name not in ("audit_event", "api_key")
+        if table.name not in ("audit_event", "api_key", "key_use")
     }
     db.session.rollback()
     return contents
