@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import call, growth, scan, tool
+from bench import call, checkup, growth, scan, tool
 from bench.report import report
 from bench.servers import ROOT, postgresql
 
@@ -17,6 +17,7 @@ PARTS = {
     "call": call.measure,
     "tool": tool.measure,
     "scan": scan.measure,
+    "checkup": checkup.measure,
     "growth": growth.measure,
 }
 DISK = 25 * 10**9  # two databases of ten million events, and what filling them takes

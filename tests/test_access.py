@@ -39,6 +39,7 @@ OWN: dict[str, int | str] = {
     "key_id": NUMBER,
     "member_id": NUMBER,
     "number": NUMBER,
+    "kind": "endless",
     "filename": "app.css",
     "path": "nothing",
 }

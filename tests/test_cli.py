@@ -17,7 +17,7 @@ from flask import Flask
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import OperationalError
 
-from convene_keys import clock, config, create_app, keys, passwords, team, tokens
+from convene_keys import checkup, clock, config, create_app, keys, passwords, team, tokens
 from convene_keys.audit import Actor, Origin, Target, record
 from convene_keys.cli import doctor
 from convene_keys.events import Action
@@ -206,9 +206,12 @@ def test_demo_has_keys_that_were_at_work(run: Run) -> None:
     succeeded(run("demo"))
     made = list(db.session.scalars(select(ApiKey)))
     assert {key.status.value for key in made} == {"active", "expiring", "revoked"}
-    assert all(key.last_used_at and key.last_used_ip and key.last_used_user_agent for key in made)
+    used = [key for key in made if key.name != "Test"]  # which the check-up is to find
+    assert all(key.last_used_at and key.last_used_ip and key.last_used_user_agent for key in used)
     by_keys = [event for event in events() if event.actor == "key"]
-    assert {event.key_id for event in by_keys} == {key.id for key in made}
+    assert {event.key_id for event in by_keys} == {key.id for key in used}
+    found = {finding.kind for finding in checkup.findings(db.session(), made[0].organization_id)}
+    assert found == {"unused", "vague", "endless"}
     assert {event.outcome for event in by_keys} == {"ok", "denied"}
     assert {"key.refused", "request.off_limits", "booking.approved"} <= {e.action for e in by_keys}
     waiting = db.session.get_one(Booking, (made[0].organization_id, 123))
@@ -217,7 +220,7 @@ def test_demo_has_keys_that_were_at_work(run: Run) -> None:
 
 def test_demo_has_a_past(run: Run) -> None:
     succeeded(run("demo"))
-    for key in db.session.scalars(select(ApiKey)):
+    for key in db.session.scalars(select(ApiKey).where(ApiKey.last_used_at.is_not(None))):
         calls = [e.at for e in events() if e.key_id == key.id and e.actor == "key"]
         assert key.created_at < min(calls)
         tried_since = key.revoked_at is not None

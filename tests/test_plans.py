@@ -9,7 +9,7 @@ from flask import Flask
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from convene_keys import audit, clock, keys, seals
+from convene_keys import audit, checkup, clock, keys, seals
 from convene_keys.audit import Actor, Filter, record
 from convene_keys.events import Action
 from convene_keys.extensions import db, transaction
@@ -38,6 +38,7 @@ READS: dict[str, Callable[[Session, int, int], Any]] = {
     "newest key": lambda s, of, last: keys.newest(s, of),
     "keys, all": lambda s, of, last: keys.list_keys(s, of, status="all"),
     "keys that expire": lambda s, of, last: keys.expiring(s, of),
+    "check-up": lambda s, of, last: checkup.look(s, of),
 }
 
 

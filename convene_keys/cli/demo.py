@@ -75,6 +75,8 @@ def _set_up(password: str) -> None:
                 created_by_id=maya_id,
             )
             key_id = key.id
+        if not row.calls:
+            continue
         for ago in range(row.days, row.quiet, -1):
             for number in range(row.daily[ago % len(row.daily)]):
                 with clock.set_back(timedelta(days=ago, minutes=-17 * number)):
@@ -114,7 +116,7 @@ class _Key:
     tool: Tool
     scope: Scope
     origin: Origin
-    calls: tuple[str, ...]  # names of operations, or paths: one of each on its last day
+    calls: tuple[str, ...] = ()  # names of operations, or paths: one of each on its last day
     days: int  # since it was made
     daily: tuple[int, ...] = (0,)  # how often it called on the days before, over and over
     quiet: int = 0  # days since its last call
@@ -124,6 +126,13 @@ class _Key:
 
 # Addresses from the ranges kept for examples (RFC 5737, RFC 3849).
 _KEYS = (
+    _Key(
+        name="Test",
+        tool=Tool.OTHER,
+        scope=Scope.READ_WRITE,
+        origin=Origin(),
+        days=31,
+    ),
     _Key(
         name="Newsletter script",
         tool=Tool.OTHER,

@@ -9,6 +9,7 @@ from convene_keys.extensions import login
 from convene_keys.web import (
     audit,
     auth,
+    checkup,
     data,
     docs,
     formats,
@@ -30,7 +31,8 @@ THEMES = ("light", "dark")
 
 
 def init_app(app: Flask) -> None:
-    for area in (auth, keys, leak, audit, data, team, settings, help, docs, health, styleguide):
+    areas = (auth, keys, leak, checkup, audit, data, team, settings, help, docs, health, styleguide)
+    for area in areas:
         app.register_blueprint(area.blueprint)
     login.session_protection = None  # it trusts a forged address; sessions live on the server
     login.user_loader(load)
@@ -47,6 +49,7 @@ def init_app(app: Flask) -> None:
         return {
             "may": may,
             "navigation": navigation(),
+            "findings_count": checkup.count,
             "support_email": support_email,
             "theme": theme if theme in THEMES else None,
         }

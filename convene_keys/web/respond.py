@@ -27,6 +27,7 @@ from convene_keys.web.signed_in import forget
 
 _AREAS = (
     ("keys.index", "API keys", "key", "keys"),
+    ("checkup.index", "Check-up", "shield-check", "checkup"),
     ("audit.index", "Audit log", "scroll-text", "audit"),
     ("data.bookings", "Bookings", "calendar-days", "data"),
     ("data.applications", "Applications", "inbox", "data"),

@@ -48,6 +48,8 @@ def main() -> None:
         take(page, "key")
         page.goto("/admin/audit_log")
         take(page, "audit-log")
+        page.goto("/admin/checkup")
+        take(page, "checkup")
         page.goto("/admin/api_keys/new")
         page.get_by_label("Name").fill("Claude at the market stall")
         page.get_by_role("button", name="Create key").click()

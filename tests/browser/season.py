@@ -63,6 +63,7 @@ def season(database_url: str) -> Season:
             "key_id": keys["Claude on Maya’s laptop"],
             "expiring": keys["Holiday cover rota"],
             "revoked": keys["Newsletter script"],
+            "kind": "endless",
             "number": 123,
             "member_id": members["Tomasz Adeyemi"].id,
             "gone": gone.id,

@@ -89,6 +89,14 @@ def _open_dialog(link: str) -> Act:
     return act
 
 
+def _open_remedy(words: str) -> Act:
+    def act(page: Page) -> None:
+        page.get_by_role("link", name=words).first.click()
+        expect(page.get_by_role("dialog")).to_be_visible()
+
+    return act
+
+
 def _fill(button: str, **fields: str) -> Act:
     """Fill fields, found by their names, and send the form without asking the browser about it."""
 
@@ -168,6 +176,14 @@ STATES = [
     Visit("lena: revoke", KEYS, "lena", _open_dialog(f"Revoke {LONG}")),
     Visit("lena: account menu", KEYS, "lena", _open("Account"), width=320, part=MENU),
     Visit("lena: event", LOG, "lena", _open("changed"), width=320),
+    *(
+        Visit(f"{person}: check-up", "/admin/checkup", person)
+        for person in ("ada", "lena", "otto", "ines")
+    ),
+    Visit("lena: end dates", "/admin/checkup/endless", "lena"),
+    Visit("nothing to end", "/admin/checkup/idle"),
+    Visit("end dates dialog", "/admin/checkup", act=_open_remedy("Set an end date")),
+    Visit("never used, stale", "/admin/checkup/unused", "stale"),
     Visit("lena: team", "/admin/team", "lena"),
     Visit("lena: organization", "/admin/settings/organization", "lena"),
     Visit("many keys", f"{KEYS}?page=2", "otto"),

@@ -1,0 +1,136 @@
+"""The check-up: what is found in the organization's keys and team, and what mends it at once."""
+
+from datetime import datetime, timedelta
+
+from flask import Blueprint, Response, current_app, g, request, url_for
+from flask_login import current_user
+
+from convene_keys import checkup, clock
+from convene_keys.access import Access, access, member_actor
+from convene_keys.errors import NotFound
+from convene_keys.extensions import db
+from convene_keys.habits import HABITS, Kind, Remedy, Urgency
+from convene_keys.models import ID_MAX
+from convene_keys.web.fresh import FreshForm, confirm_password
+from convene_keys.web.respond import done, page
+
+blueprint = Blueprint("checkup", __name__, url_prefix="/admin/checkup")
+
+SHOWN, CONFIRMED = 20, 1_000  # keys beneath a finding, and in one confirmation
+MANY, COUNTED_EVERY = 100, timedelta(minutes=1)
+
+
+class RemedyForm(FreshForm):
+    """Whose password counts only where keys are revoked, as on a key's own page."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__()
+        if self.current_password is not None and kind.advice.remedy is not Remedy.REVOKE:
+            del self.current_password
+
+
+@blueprint.get("")
+@access(Access.VIEWER)
+def index() -> Response:
+    found = _look()
+    return page(
+        "checkup/show.html",
+        found=found,
+        habits=len(HABITS),
+        urgencies=Urgency,
+        missing=list(dict.fromkeys(f.kind.advice.habit for f in found.findings)),
+        shown=SHOWN,
+    )
+
+
+@blueprint.get("/<kind>")
+@access(Access.MANAGER)
+def confirm(kind: str) -> Response:
+    chosen = _kind(kind)
+    return _confirm(chosen, RemedyForm(chosen))
+
+
+@blueprint.post("/<kind>")
+@access(Access.MANAGER)
+def remedy(kind: str) -> Response:
+    chosen, wanted = _kind(kind), _wanted()
+    form = RemedyForm(chosen)
+    if not wanted:
+        form.form_errors.append("Please choose at least one key.")
+    elif form.validate():
+        confirm_password(form)
+    if form.errors:
+        return _confirm(chosen, form, status=422)
+    mended, left = checkup.mend(member_actor(), chosen, wanted)
+    _counts().pop(current_user.organization.id, None)
+    said = (
+        [f"{_keys(mended)} {chosen.advice.remedy.done}."] if mended and chosen.advice.remedy else []
+    )
+    if left:
+        said.append(f"{_keys(left)} left alone: things have changed meanwhile.")
+    return done(" ".join(said), url_for("checkup.index"))
+
+
+def count() -> int:
+    """How many findings there are, for every page: counted anew, but for a minute where it takes long."""
+    counts, now = _counts(), clock.now()
+    organization_id = current_user.organization.id
+    at, known = counts.get(organization_id, (now - COUNTED_EVERY, 0))
+    if "checkup" not in g and now - at < COUNTED_EVERY:
+        return known
+    found = _look()
+    if found.keys >= MANY:
+        counts[organization_id] = (now, len(found.findings))
+    return len(found.findings)
+
+
+def _counts() -> dict[int, tuple[datetime, int]]:
+    counts: dict[int, tuple[datetime, int]] = current_app.extensions.setdefault("checkup", {})
+    return counts
+
+
+def _look() -> checkup.CheckUp:
+    """What is found, once a request."""
+    if "checkup" not in g:
+        g.checkup = checkup.look(db.session(), current_user.organization.id)
+    found: checkup.CheckUp = g.checkup
+    return found
+
+
+def _kind(value: str) -> Kind:
+    """The kind at this address, if it has a remedy for all its keys. Raises `NotFound`."""
+    if value not in list(Kind) or Kind(value).advice.remedy is None:
+        raise NotFound("There is nothing to confirm here.")
+    return Kind(value)
+
+
+def _wanted() -> set[int]:
+    """The keys that were chosen; what can be no key's id is not found."""
+    values = request.form.getlist("key")
+    if not all(
+        value.isascii() and value.isdecimal() and int(value[:20]) <= ID_MAX for value in values
+    ):
+        raise NotFound("There is no such key.")
+    return {int(value) for value in values}
+
+
+def _confirm(kind: Kind, form: RemedyForm, status: int = 200) -> Response:
+    keys = _look().of(kind)
+    chosen = set(request.form.getlist("key"))
+    return page(
+        "checkup/confirm.html",
+        "checkup/_confirm.html",
+        status=status,
+        kind=kind,
+        keys=keys[:CONFIRMED],
+        left_out=max(0, len(keys) - CONFIRMED),
+        chosen=chosen,
+        form=form,
+        end_date=checkup.end_date(current_user.organization),
+    )
+
+
+def _keys(names: list[str]) -> str:
+    if len(names) == 1:
+        return f"{names[0]} was"
+    return f"{len(names):,} keys were"

@@ -1,0 +1,221 @@
+"""The check-up's pages: what they say, who may act, and what one confirmation does."""
+
+import re
+from datetime import timedelta
+
+import pytest
+
+from convene_keys import checkup, clock
+from convene_keys.extensions import db
+from convene_keys.habits import Kind
+from convene_keys.models import ApiKey, AuditEvent, Member, SignInSession
+from tests import factories as make
+from tests.conftest import Browser, Clock
+
+HTMX = {"HX-Request": "true"}
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def maya(client: Browser, hands: Clock) -> Member:
+    """An admin, signed in at noon of the test's day."""
+    member = make.member(make.organization())
+    client.sign_in(member)
+    return member
+
+
+def unused(of: Member, *names: str) -> list[int]:
+    """Keys that were made three weeks ago and never used, with all else in order."""
+    now = clock.now()
+    values = {"created_at": now - 21 * DAY, "expires_at": now + 365 * DAY, "scope": "read"}
+    return [make.api_key(of.organization, n, creator=of, **values)[0].id for n in names]
+
+
+def text_of(html: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", html))
+
+
+def badge(client: Browser) -> str:
+    """What the navigation says of the check-up, to a screen reader."""
+    found = re.search(
+        r'href="/admin/checkup"[^>]*>(.*?)</a>', client.get("/admin/team").text, re.DOTALL
+    )
+    assert found
+    return text_of(found[1]).strip()
+
+
+def actions() -> list[tuple[str, str]]:
+    db.session.rollback()
+    events = db.session.query(AuditEvent).order_by(AuditEvent.id)
+    return [(event.action, event.target_name) for event in events]
+
+
+def test_all_good_with_and_without_keys(client: Browser, maya: Member) -> None:
+    page = client.get("/admin/checkup").text
+    assert "All good" in page
+    assert "There are no keys yet" in page
+    (key_id,) = unused(maya, "Till")
+    db.session.get_one(ApiKey, key_id).last_used_at = clock.now()
+    db.session.commit()
+    page = client.get("/admin/checkup").text
+    assert "All good" in page
+    assert "keeps to all 11 habits" in page
+    assert badge(client) == "Check-up"
+
+
+def test_a_finding_says_what_why_and_what_to_do(client: Browser, maya: Member) -> None:
+    first, second = unused(maya, "Till", "Gate")
+    page = client.get("/admin/checkup").text
+    said = text_of(page)
+    assert "10 of 11 habits kept" in said
+    assert "To reach “All good”: no keys that were never used." in said
+    assert "2 keys were never used" in said
+    assert Kind.UNUSED.advice.why in said
+    for key_id, name in ((first, "Till"), (second, "Gate")):
+        assert f'href="/admin/api_keys/{key_id}"><bdi>{name}</bdi>' in page
+    assert 'href="/admin/checkup/unused"' in page
+    assert badge(client) == "Check-up, 1 finding"
+
+
+def test_keys_to_be_rotated_or_renamed_link_there(client: Browser, maya: Member) -> None:
+    (key_id,) = unused(maya, "test")
+    key = db.session.get_one(ApiKey, key_id)
+    key.created_at, key.last_used_at = clock.now() - 200 * DAY, clock.now()
+    db.session.commit()
+    page = client.get("/admin/checkup").text
+    assert re.search(rf'href="/admin/api_keys/{key_id}/rotate"\s+aria-label="Rotate test"', page)
+    assert re.search(rf'href="/admin/api_keys/{key_id}#rename"\s+aria-label="Rename test"', page)
+    assert badge(client) == "Check-up, 2 findings"
+
+
+def test_one_confirmation_lists_all_and_revokes_those_chosen(client: Browser, maya: Member) -> None:
+    ids = unused(maya, "Till", "Gate", "Stall")
+    page = client.get("/admin/checkup/unused").text
+    assert re.findall(r'name="key"\s+value="(\d+)"\s*checked', page) == [
+        str(ids[n]) for n in (1, 2, 0)
+    ]
+    answer = client.post("/admin/checkup/unused", data={"key": [ids[0], ids[1]]})
+    assert (answer.status_code, answer.location) == (303, "/admin/checkup")
+    assert actions() == [("key.revoked", "Till"), ("key.revoked", "Gate")]
+    assert "2 keys were revoked." in client.get("/admin/checkup").text
+    assert not db.session.get_one(ApiKey, ids[0]).works
+    assert db.session.get_one(ApiKey, ids[2]).works
+
+
+def test_dialog_does_the_same(client: Browser, maya: Member) -> None:
+    (key_id,) = unused(maya, "Till")
+    dialog = client.get("/admin/checkup/unused", headers=HTMX).text
+    assert dialog.lstrip().startswith("<dialog")
+    assert "<html" not in dialog
+    answer = client.post("/admin/checkup/unused", data={"key": key_id}, headers=HTMX)
+    assert answer.headers["HX-Redirect"] == "/admin/checkup"
+    assert actions() == [("key.revoked", "Till")]
+
+
+def test_what_changed_meanwhile_is_left_alone_and_told(client: Browser, maya: Member) -> None:
+    first, second = unused(maya, "Till", "Gate")
+    db.session.get_one(ApiKey, second).last_used_at = clock.now()
+    db.session.commit()
+    client.post("/admin/checkup/unused", data={"key": [first, second]})
+    assert actions() == [("key.revoked", "Till")]
+    said = text_of(client.get("/admin/checkup").text)
+    assert "Till was revoked. Gate was left alone: things have changed meanwhile." in said
+    assert "no key is concerned any more" in client.get("/admin/checkup/unused").text
+
+
+@pytest.mark.parametrize("bad", ["theirs", "999999", "0", "-1", "x", "٣", "9" * 30, ""])
+def test_another_organizations_key_is_not_found_and_nothing_changes(
+    client: Browser, maya: Member, bad: str
+) -> None:
+    (mine,) = unused(maya, "Till")
+    (theirs,) = unused(make.member(make.organization("Elsewhere")), "Till")
+    chosen = [mine, str(theirs) if bad == "theirs" else bad]
+    answer = client.post("/admin/checkup/unused", data={"key": chosen})
+    assert answer.status_code == 404
+    assert actions() == []
+    assert db.session.get_one(ApiKey, theirs).works
+    assert db.session.get_one(ApiKey, mine).works
+
+
+def test_nothing_chosen_is_said(client: Browser, maya: Member) -> None:
+    unused(maya, "Till")
+    answer = client.post("/admin/checkup/unused")
+    assert answer.status_code == 422
+    assert "Please choose at least one key." in answer.text
+    assert actions() == []
+
+
+@pytest.mark.parametrize("kind", ["due", "vague", "shared", "nonsense"])
+def test_what_has_no_remedy_for_all_has_no_page(client: Browser, maya: Member, kind: str) -> None:
+    assert client.get(f"/admin/checkup/{kind}").status_code == 404
+    assert client.post(f"/admin/checkup/{kind}", data={"key": "1"}).status_code == 404
+
+
+def test_revoking_asks_for_the_password_after_a_while_and_the_rest_does_not(
+    client: Browser, maya: Member, hands: Clock
+) -> None:
+    (key_id,) = unused(maya, "Till")
+    make.api_key(maya.organization, "Gate", creator=maya, last_used_at=hands())
+    for session in db.session.query(SignInSession):
+        session.password_checked_at -= timedelta(hours=1)
+    db.session.commit()
+    assert 'name="current_password"' in client.get("/admin/checkup/unused").text
+    answer = client.post("/admin/checkup/unused", data={"key": key_id})
+    assert answer.status_code == 422
+    assert "Please type your password." in answer.text
+    assert actions() == []
+    assert 'name="current_password"' not in client.get("/admin/checkup/endless").text
+    gate = db.session.query(ApiKey).filter_by(name="Gate").one().id
+    assert client.post("/admin/checkup/endless", data={"key": gate}).status_code == 303
+    assert actions() == [("key.expiry_set", "Gate")]
+
+
+def test_viewer_sees_findings_without_buttons(client: Browser, maya: Member) -> None:
+    (key_id,) = unused(maya, "test")
+    client.sign_in(make.member(maya.organization, "viewer", "Inès"))
+    page = client.get("/admin/checkup").text
+    assert "1 key was never used" in page
+    assert "/admin/checkup/unused" not in page
+    assert "#rename" not in page
+    assert client.post("/admin/checkup/unused", data={"key": key_id}).status_code == 403
+    assert actions() == []
+
+
+def test_names_are_shown_as_text(client: Browser, maya: Member) -> None:
+    unused(maya, "<script>alert(1)</script>")
+    for path in ("/admin/checkup", "/admin/checkup/unused"):
+        page = client.get(path).text
+        assert "<script>alert" not in page
+        assert "&lt;script&gt;alert" in page
+
+
+def test_count_is_as_it_is_for_few_keys_and_at_most_a_minute_old_for_many(
+    client: Browser, maya: Member, hands: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    look = checkup.look
+
+    def counted(*arguments: object) -> checkup.CheckUp:
+        looked.append(1)
+        return look(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkup, "look", counted)
+    (first,) = unused(maya, "Till")
+    for _ in range(2):
+        assert badge(client) == "Check-up, 1 finding"
+    assert len(looked) == 2
+    unused(maya, *(f"Stall {number}" for number in range(99)))
+    assert badge(client) == "Check-up, 1 finding"
+    looked.clear()
+    make.api_key(maya.organization, "Endless", creator=maya, last_used_at=hands())
+    hands.advance(seconds=59)
+    assert badge(client) == "Check-up, 1 finding"
+    assert looked == []
+    hands.advance(seconds=1)
+    assert badge(client) == "Check-up, 2 findings"
+    assert len(looked) == 1
+    answer = client.get("/admin/checkup").text
+    assert len(looked) == 2, "the page itself looks anew, and once"
+    assert "2<span" in answer
+    client.post("/admin/checkup/unused", data={"key": first})
+    assert badge(client) == "Check-up, 2 findings"
