@@ -38,11 +38,21 @@ def test_rows_are_those_of_sqlalchemy(app: Flask, table) -> None:
     assert rows[0]._fields == tuple(table.c.keys())
 
 
+VALUES = {
+    "status": "live",
+    "timezone": "UTC",
+    "plan": "free",
+    "key_makers": "managers",
+    "rotate_months": 6,
+}
+COLUMNS = ("name", "slug", "created_at", *VALUES)
+
+
 def test_what_is_written_is_what_sqlalchemy_reads(app: Flask) -> None:
-    columns = ("name", "slug", "status", "timezone", "plan", "created_at", "billing_email")
+    columns = (*COLUMNS, "billing_email")
     statement = Prepared(insert(ORGANIZATIONS).inline(), columns)
     tokyo = datetime(2026, 11, 24, 21, tzinfo=timezone(timedelta(hours=9)))
-    values = {"name": "Ü'\"%s", "status": "live", "timezone": "UTC", "plan": "free"}
+    values = {**VALUES, "name": "Ü'\"%s"}
     with transaction() as session:
         direct(session).run(
             statement,
@@ -77,8 +87,8 @@ def test_the_sessions_own_changes_are_seen(app: Flask) -> None:
 
 def test_errors_are_those_of_sqlalchemy(app: Flask) -> None:
     slug = make.organization().slug
-    columns = ("name", "slug", "status", "timezone", "plan", "created_at")
-    values = {"name": "x", "slug": slug, "status": "live", "timezone": "UTC", "plan": "free"}
+    columns = COLUMNS
+    values = {**VALUES, "name": "x", "slug": slug}
     twice = Prepared(insert(ORGANIZATIONS).inline(), columns)
     with pytest.raises(IntegrityError), reading() as connection:
         connection.run(twice, [{**values, "created_at": datetime(2026, 11, 24, tzinfo=UTC)}])

@@ -141,7 +141,7 @@ def navigation() -> list[tuple[str, str, str, bool]]:
     if not current_user.is_authenticated:
         return []
     here = request.endpoint or ""
-    blueprint = here.partition(".")[0]
+    blueprint = here.partition(".")[0].replace("leak", "keys")
     return [
         (endpoint, label, icon, here == endpoint or (area == blueprint and area != "data"))
         for endpoint, label, icon, area in _AREAS

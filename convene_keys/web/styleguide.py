@@ -7,7 +7,7 @@ from wtforms import BooleanField, PasswordField, RadioField, SelectField, String
 
 from convene_keys import clock
 from convene_keys.access import Access, access
-from convene_keys.models import ApiKey, AuditEvent, Member
+from convene_keys.models import ApiKey, AuditEvent, Member, Organization
 from convene_keys.web import charts
 from convene_keys.web.forms import Form
 from convene_keys.web.keys import Filters
@@ -69,6 +69,7 @@ def _keys() -> list[ApiKey]:
             tool=tool,
             hint="fm_org_Ab12",
             created_at=now - 90 * day,
+            organization=Organization(rotate_months=6),
             creator=Member(name="Maya Lindqvist"),
             revoked_by_name="Maya Lindqvist",
             last_used_ip="203.0.113.24",
