@@ -193,9 +193,6 @@ def test_last_known_keys_stay_good_while_the_server_fails(
     for status in (404, 429, 500):
         server.status = status
         asked_in_vain()
-    for status in (301, 302, 307):
-        server.status, server.headers = status, {"Location": server.url + "?again"}
-        asked_in_vain()
     server.status, server.headers, server.pause = 200, {}, 1.0
     asked_in_vain()
     server.stop()
@@ -204,6 +201,14 @@ def test_last_known_keys_stay_good_while_the_server_fails(
     restarted = PublicKeys(server.url, path)
     assert restarted.find("ours") == ours.public["key"], "across a restart too"
     assert restarted.find("other") is None
+
+
+def test_redirect_is_not_followed(server: KeyServer, path: Path, hands: Clock) -> None:
+    with KeyServer(Reporter("elsewhere")) as other:
+        for status in (301, 302, 303, 307, 308):
+            server.status, server.headers = status, {"Location": other.url}
+            assert PublicKeys(server.url, path).find("elsewhere") is None
+        assert (server.asked, other.asked) == (5, 0)
 
 
 def test_server_that_never_answered_knows_nobody(

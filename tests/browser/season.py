@@ -5,13 +5,13 @@ from datetime import timedelta
 
 from sqlalchemy import select, text
 
-from convene_keys import clock, create_app, team
-from convene_keys.audit import Actor, Origin, record
+from convene_keys import clock, create_app, keys, leaks, team
+from convene_keys.audit import Actor, Origin, Target, record
 from convene_keys.events import Action
 from convene_keys.extensions import db, transaction
 from convene_keys.models import ApiKey, Booking, Member, Vendor, VendorApplication
 from tests import factories
-from tests.databases import SECRET_KEY, environ
+from tests.databases import PEPPER, SECRET_KEY, environ
 
 WORD = "Donaudampfschifffahrtsgesellschaftskapitän"  # 42 letters without a place to break
 LONG = f"The {WORD} of the Old Harbour Farmers’ and Makers’ Market"
@@ -35,7 +35,7 @@ def season(database_url: str) -> Season:
     app = create_app(environ(database_url))
     assert app.test_cli_runner().invoke(args=["demo"]).exit_code == 0
     with app.app_context():
-        keys = {key.name: key.id for key in db.session.scalars(select(ApiKey))}
+        number_of = {key.name: key.id for key in db.session.scalars(select(ApiKey))}
         members = {member.name: member for member in db.session.scalars(select(Member))}
         maya, ines = members["Maya Lindqvist"], members["Inès Okonjo"]
         gone = factories.member(maya.organization, "viewer", "Gone", disabled_at=clock.now())
@@ -60,15 +60,17 @@ def season(database_url: str) -> Season:
         stale.password_checked_at -= timedelta(hours=1)
         db.session.commit()
         names = {
-            "key_id": keys["Claude on Maya’s laptop"],
-            "expiring": keys["Holiday cover rota"],
-            "revoked": keys["Newsletter script"],
+            "key_id": number_of["Claude on Maya’s laptop"],
+            "expiring": number_of["Holiday cover rota"],
+            "revoked": number_of["Newsletter script"],
             "kind": "endless",
             "number": 123,
             "member_id": members["Tomasz Adeyemi"].id,
             "gone": gone.id,
             "code": code,
             "long": db.session.scalar(select(ApiKey.id).where(ApiKey.name == LONG)),
+            "old": db.session.scalar(select(ApiKey.id).where(ApiKey.name == f"{LONG} till")),
+            "leaked": db.session.scalar(select(ApiKey.id).where(ApiKey.name == f"{LONG} phone")),
         }
         sign = app.session_interface.get_signing_serializer(app)  # type: ignore[attr-defined]
         cookies = {
@@ -89,6 +91,19 @@ def _long_names(lena: Member) -> None:
     ):
         factories.api_key(lena.organization, name, creator=lena, **more)
     factories.market_data(lena.organization)
+    member = Actor.of_member(lena, Origin())
+    old, _ = factories.api_key(lena.organization, f"{LONG} till", creator=lena, **used)
+    keys.rotate(member, old.id, grace=timedelta(days=1), peppers=[PEPPER], created_by_id=lena.id)
+    leaked, _ = factories.api_key(lena.organization, f"{LONG} phone", creator=lena, **used)
+    with transaction() as session:
+        thief = Actor.of_key(leaked, Origin(used["last_used_ip"], agent))
+        for number, action in enumerate(
+            (Action.BOOKING_APPROVED, Action.BOOKING_DECLINED, Action.BOOKING_CANCELLED), 1
+        ):
+            record(session, thief, action, Target("booking", number, f"booking {number}"))
+        target = Target("application", 1, "application 1")
+        record(session, thief, Action.APPLICATION_UPDATED, target)
+    leaks.report_own(member, leaked.id, WORD)
     for model, values in (
         (Vendor, {"name": LONG, "name_folded": LONG.lower(), "category": WORD}),
         (VendorApplication, {"message": f"{LONG}. " * 6, "note": LONG}),

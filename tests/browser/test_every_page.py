@@ -54,7 +54,14 @@ class Visit:
 
 # These answer with a file, or send the browser on to another page.
 # The style guide is there in debug mode only.
-NO_PAGES = {"audit.export_csv", "audit.export_jsonl", "auth.home", "auth.admin", "styleguide.show"}
+NO_PAGES = {
+    "audit.export_csv",
+    "audit.export_jsonl",
+    "auth.home",
+    "auth.admin",
+    "leak.text",
+    "styleguide.show",
+}
 # Addresses that the URL map alone doesn't give. Set-up is over here: it has a test of its own.
 SPECIAL = {
     "auth.login": Visit("auth.login", "/login", "nobody"),
@@ -148,6 +155,11 @@ def _revoke(page: Page) -> None:
     page.locator(".toast").hover()  # it stays as long
 
 
+def _rotate(page: Page) -> None:
+    page.get_by_role("button", name="Rotate key").click()
+    expect(page.locator("#new-key")).to_be_visible()
+
+
 def _too_often(page: Page) -> None:
     for _ in range(10):
         form = {"email": "guess@example.org", "password": "a guess"}
@@ -174,6 +186,11 @@ STATES = [
     ),
     Visit("lena: key", f"{KEYS}/<long>", "lena"),
     Visit("lena: revoke", KEYS, "lena", _open_dialog(f"Revoke {LONG}")),
+    Visit("lena: old key", f"{KEYS}/<old>", "lena"),
+    Visit("lena: leak", f"{KEYS}/<leaked>/leak", "lena"),
+    Visit("lena: rotated", f"{KEYS}/<long>/rotate", "lena", _rotate),
+    Visit("rotate, stale", f"{KEYS}/<key_id>/rotate", "stale"),
+    Visit("leak, stale", f"{KEYS}/<key_id>/leak", "stale"),
     Visit("lena: account menu", KEYS, "lena", _open("Account"), width=320, part=MENU),
     Visit("lena: event", LOG, "lena", _open("changed"), width=320),
     *(
