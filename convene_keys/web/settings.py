@@ -9,10 +9,10 @@ from wtforms import Field, IntegerField, PasswordField, RadioField, SelectField,
 from convene_keys import accounts, team
 from convene_keys.access import Access, access, member_actor
 from convene_keys.access import settings as settings_of_app
+from convene_keys.devices import device
 from convene_keys.errors import Invalid
 from convene_keys.extensions import db
 from convene_keys.models import KeyMakers, OrganizationStatus
-from convene_keys.web.devices import device
 from convene_keys.web.forms import Form
 from convene_keys.web.fresh import check_password
 from convene_keys.web.respond import done, page

@@ -7,7 +7,7 @@ import pytest
 from convene_keys import passwords
 from convene_keys.extensions import db
 from convene_keys.models import AuditEvent, Member, Organization
-from convene_keys.web.devices import device
+from convene_keys.devices import device
 from tests import factories as make
 from tests.conftest import Browser, Clock, new_browser
 from tests.databases import PEPPER
