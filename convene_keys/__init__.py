@@ -60,7 +60,10 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
     db.init_app(app)
     with app.app_context():
         prepare_sqlite(db.engine)
-        db.engine.update_execution_options(audit_keys=seals.keys(settings.key_peppers))
+        db.engine.update_execution_options(
+            audit_keys=seals.keys(settings.key_peppers),
+            mail_site=settings.base_url if settings.mail_server else None,
+        )
     limits.init_app(app, settings)
     app.before_request(access.guard)  # before the CSRF check: who are you comes first
     login.init_app(app)
@@ -69,6 +72,10 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
     web.init_app(app)
     api.init_app(app)
     mcp.init_app(app)
+    if settings.mail_server:
+        from convene_keys import smtp
+
+        smtp.init_app(app, settings.mail_server, settings.mail_from)
     if commands:
         from convene_keys import cli
 

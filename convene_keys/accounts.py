@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session, joinedload
 
-from convene_keys import clock, passwords
+from convene_keys import clock, notices, passwords
 from convene_keys.audit import Actor, Origin, record
 from convene_keys.errors import FieldError, Invalid, NotFound, TooMany
 from convene_keys.events import Action, Outcome
@@ -226,15 +226,15 @@ def _reserve(email_folded: str, origin: Origin) -> str | None:
 
 def _begin(session: Session, member: Member, origin: Origin) -> str:
     token = secrets.token_urlsafe(32)
-    session.add(
-        SignInSession(
-            member=member,
-            digest=_digest(token),
-            ip=origin.ip,
-            user_agent=redact(origin.user_agent or "")[:256] or None,
-        )
+    begun = SignInSession(
+        member=member,
+        digest=_digest(token),
+        ip=origin.ip,
+        user_agent=redact(origin.user_agent or "")[:256] or None,
     )
+    session.add(begun)
     record(session, Actor.of_member(member, origin), Action.MEMBER_SIGNED_IN)
+    notices.signed_in(session, member, begun)
     return token
 
 

@@ -30,7 +30,7 @@ from convene_keys import clock, seals
 from convene_keys.errors import Malformed
 from convene_keys.events import Action, ActorKind, Outcome
 from convene_keys.extensions import Base, Statement
-from convene_keys.models import AuditEvent, BigId, Member, UTCDateTime
+from convene_keys.models import AuditEvent, AuditSeal, BigId, Member, UTCDateTime
 from convene_keys.prepared import Prepared
 from convene_keys.tokens import redact
 
@@ -379,6 +379,19 @@ def as_dict(event: AuditEvent) -> dict[str, Any]:
 
 def rfc3339(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
+
+
+def head_line(head: AuditSeal, **more: object) -> str:
+    """An organization's head as `audit verify --head` reads it, in a file of such lines."""
+    line = {
+        "organization": head.organization_id,
+        "batch": head.batch,
+        "last_event_id": head.last_event_id,
+        "count": head.count,
+        "sealed_at": rfc3339(head.sealed_at),
+        "signature": head.signature.hex(),
+    }
+    return json.dumps(line | more)
 
 
 def jsonl_lines(events: Iterator[AuditEvent]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Environment -> settings. Strict: a bad value stops the start with one line that says why."""
 
+import ipaddress
 import os
 import re
 import secrets
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 T = TypeVar("T")
 
@@ -44,6 +45,18 @@ class Rate:
     seconds: int
 
 
+@dataclass(frozen=True)
+class MailServer:
+    """Where mail is handed over. `tls`: from the first byte; `starttls`: before the sign-in."""
+
+    host: str
+    port: int
+    username: str | None
+    password: str | None = field(repr=False)
+    tls: bool
+    starttls: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that can be set from outside. Secrets stay out of its repr."""
@@ -54,6 +67,8 @@ class Settings:
     base_url: str  # without a trailing slash
     trusted_proxies: int
     support_email: str
+    mail_server: MailServer | None  # None: no mail is sent
+    mail_from: str | None
     redis_url: str | None = field(repr=False)  # None: each process counts for itself
     key_rate_limit: Rate
     session_idle: timedelta
@@ -73,6 +88,7 @@ def load(environ: Mapping[str, str] | None = None, instance: Path = INSTANCE_PAT
     """
     env = os.environ if environ is None else environ
     read = _Reader(env)
+    has_mail = read.text("MAIL_URL") is not None
     return Settings(
         database_url=read("DATABASE_URL", _database_url, f"sqlite:///{instance}/convene_keys.db"),
         secret_key=_secret(read, "SECRET_KEY", instance),
@@ -82,6 +98,8 @@ def load(environ: Mapping[str, str] | None = None, instance: Path = INSTANCE_PAT
         base_url=read("BASE_URL", _base_url, f"http://127.0.0.1:{read('PORT', _port, '8000')}"),
         trusted_proxies=read("TRUSTED_PROXIES", _whole(0, 10), "0"),
         support_email=read("SUPPORT_EMAIL", _email, "hello@convene.markets"),
+        mail_server=read("MAIL_URL", _mail_url, "") if has_mail else None,
+        mail_from=read("MAIL_FROM", _mail_from, "") if has_mail else None,
         redis_url=read("REDIS_URL", _redis_url, "") if read.text("REDIS_URL") is not None else None,
         key_rate_limit=read("KEY_RATE_LIMIT", _rate, "600/minute"),
         session_idle=timedelta(minutes=read("SESSION_IDLE_MINUTES", _whole(1, 43_200), "120")),
@@ -207,6 +225,38 @@ def _base_url(value: str) -> str:
 def _email(value: str) -> str:
     if not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", value):
         raise _Bad("must be an email address", "help@example.org")
+    return value
+
+
+def _mail_url(value: str) -> MailServer:
+    bad = _Bad("must be an smtp or smtps address", "smtp://user:password@mail.example.org:587")
+    found = re.fullmatch(
+        r"(smtps?)://(?:([^:@/?#\s]+):([^@/?#\s]+)@)?"
+        r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?/?",
+        value,
+    )
+    if not found:
+        raise bad
+    username, password = (unquote(part) if part else None for part in found.group(2, 3))
+    host, tls = found[4].strip("[]"), found[1] == "smtps"
+    port = int(found[5] or (465 if tls else 587))
+    if not 1 <= port <= 65_535 or not f"{username}{password}".isprintable():
+        raise bad
+    starttls = not tls and username is not None and not is_loopback(host)
+    return MailServer(host, port, username, password, tls, starttls)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to `host` stays on this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _mail_from(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", value):
+        raise _Bad("must be an email address, which MAIL_URL needs", "keys@example.org")
     return value
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 
-from convene_keys import clients, clock, tokens
+from convene_keys import clients, clock, notices, tokens
 from convene_keys.audit import Actor, Origin, Target, network, record, rfc3339
 from convene_keys.errors import (
     Conflict,
@@ -107,6 +107,7 @@ def _made(
     _flush_name(session)
     detail = {"scope": scope, "tool": tool, "hint": key.hint}
     record(session, actor, Action.KEY_CREATED, target(key), detail=detail)
+    notices.key_created(session, actor, key)
     return key, token
 
 
@@ -229,6 +230,7 @@ def end(session: Session, actor: Actor, key: ApiKey, reason: str = "") -> bool:
     key.revoked_by_name, key.revoke_reason = actor.name, tokens.redact(reason) or None
     detail = {"reason": reason} if reason else {}
     record(session, actor, Action.KEY_REVOKED, target(key), detail=detail)
+    notices.key_revoked(session, actor, key)
     return True
 
 

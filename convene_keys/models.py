@@ -116,6 +116,12 @@ class KeyStatus(StrEnum):
     REVOKED = "revoked"
 
 
+class ReminderState(StrEnum):
+    EXPIRING = "expiring"
+    DUE = "due"
+    SOON = "soon"
+
+
 class MarketDateStatus(StrEnum):
     DRAFT = "draft"
     PUBLISHED = "published"
@@ -326,6 +332,50 @@ class KeyUse(Base):
     first_at: Mapped[datetime] = mapped_column(UTCDateTime)
     last_at: Mapped[datetime] = mapped_column(UTCDateTime)
     returned_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+
+class Mail(Base):
+    """A mail that waits to be sent, or no longer does. Rows that are done are kept for a while.
+
+    `due_at`: when it is tried next, none once it is done. Whoever tries it moves `due_at` on first,
+    so that nobody else does meanwhile. `unsure` counts the tries of which nobody knows whether the
+    server took the mail. `once`: what must not be sent a second time.
+    """
+
+    __tablename__ = "mail"
+    __table_args__ = (
+        Index(None, "due_at"),
+        Index(None, "sent_at"),
+        Index(None, "organization_id", "given_up_at"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    organization_id: Mapped[int] = mapped_column(ForeignKey("organization.id"))
+    kind: Mapped[str] = mapped_column(String(32))
+    recipient: Mapped[str] = mapped_column(String(254))
+    subject: Mapped[str] = mapped_column(String(300))
+    text: Mapped[str] = mapped_column(Text)
+    html: Mapped[str] = mapped_column(Text)
+    once: Mapped[str | None] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
+    due_at: Mapped[datetime | None] = mapped_column(UTCDateTime, default=_now)
+    attempts: Mapped[int] = mapped_column(default=0)
+    unsure: Mapped[int] = mapped_column(default=0)
+    sent_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    given_up_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    error: Mapped[str | None] = mapped_column(String(200))
+
+
+class Reminder(Base):
+    """That members were told once of a key's state: `soon` or `due` for rotation, `expiring`."""
+
+    __tablename__ = "reminder"
+    __table_args__ = (one_of("state", ReminderState),)
+
+    key_id: Mapped[int] = mapped_column(BigId, ForeignKey("api_key.id"), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16), primary_key=True)
+    at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
 
 
 class AuditEvent(Base):

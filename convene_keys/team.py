@@ -14,7 +14,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
-from convene_keys import clock, passwords
+from convene_keys import clock, notices, passwords
 from convene_keys.accounts import end_sessions_of, require_strong
 from convene_keys.audit import Actor, Origin, Target, record
 from convene_keys.errors import Conflict, FieldError, Invalid, NotFound
@@ -181,6 +181,7 @@ def add_member(
         session.add(member)
         _flush_email(session)
         record(session, actor, Action.MEMBER_ADDED, _target(member), detail={"role": role})
+        notices.member_added(session, actor, member)
     return member
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 
-from convene_keys import logs, sealer
+from convene_keys import logs, postman, sealer
 
 wsgi_app = "wsgi:app"
 worker_class = "gthread"
@@ -49,9 +49,9 @@ control_socket_disable = True
 
 
 def post_worker_init(worker: Any) -> None:
-    worker.stop_sealing = sealer.start(worker.wsgi)
+    worker.stops = [sealer.start(worker.wsgi), postman.start(worker.wsgi)]
 
 
 def worker_exit(_server: object, worker: Any) -> None:
-    if hasattr(worker, "stop_sealing"):  # not when the worker could not even start
-        worker.stop_sealing()
+    for stop in getattr(worker, "stops", ()):  # none when the worker could not even start
+        stop()

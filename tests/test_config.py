@@ -222,6 +222,23 @@ BAD = [
     ("KEY_RATE_LIMIT", "10000000/minute"),
     ("KEY_RATE_LIMIT", "٦/minute"),
     ("KEY_RATE_LIMIT", "1/minute;2/hour"),
+    *(
+        ("MAIL_URL", url)
+        for url in (
+            *(
+                "h",
+                "h:587",
+                "mail.example.org",
+                "http://h",
+                "smtp://",
+                "smtp://:25",
+                "smtp+tls://h",
+            ),
+            *("smtp://h:0", "smtp://h:65536", "smtp://h:port", "smtp://h/path", "smtp://h?x=1"),
+            *("smtp://h#x", "smtp://user@h", "smtp://user:@h", "smtp://:pass@h", "smtp://h\n"),
+            *("smtp://me:secret@h@i", "smtp://me:secret/x@h", "smtp://u:p%0d%0a@h", "smtp://a b"),
+        )
+    ),
     ("SESSION_IDLE_MINUTES", "0"),
     ("SESSION_IDLE_MINUTES", "99999999999999999999"),
     ("SESSION_MAX_HOURS", "721"),
@@ -242,7 +259,43 @@ def test_bad_value_stops_with_one_line_that_names_variable_problem_and_example(
     assert "secret@" not in str(info.value)
 
 
-@pytest.mark.parametrize("name", sorted({name for name, *_ in GOOD}))
+@pytest.mark.parametrize(
+    ("value", "server"),
+    [
+        ("smtp://127.0.0.1", ("127.0.0.1", 587, None, None, False, False)),
+        ("smtp://relay.example.org:25/", ("relay.example.org", 25, None, None, False, False)),
+        ("smtp://u:p@127.0.0.1:1025", ("127.0.0.1", 1025, "u", "p", False, False)),
+        ("smtp://u:p@[::1]:25", ("::1", 25, "u", "p", False, False)),
+        ("smtp://u:p@LOCALHOST", ("LOCALHOST", 587, "u", "p", False, False)),
+        ("smtp://u:p@mail.example.org", ("mail.example.org", 587, "u", "p", False, True)),
+        ("smtp://u:p@192.0.2.1", ("192.0.2.1", 587, "u", "p", False, True)),
+        ("smtp://a%40b:p%3A%2F:%25@h:2525", ("h", 2525, "a@b", "p:/:%", False, True)),
+        ("smtps://u:p@h", ("h", 465, "u", "p", True, False)),
+        ("smtps://h:4650", ("h", 4650, None, None, True, False)),
+    ],
+)
+def test_mail_server_and_how_it_is_reached(
+    tmp_path: Path, value: str, server: tuple[Any, ...]
+) -> None:
+    settings = _load(tmp_path, MAIL_URL=value, MAIL_FROM="keys@example.org")
+    assert settings.mail_server == config.MailServer(*server)
+    assert settings.mail_from == "keys@example.org"
+
+
+def test_mail_is_off_by_default(tmp_path: Path) -> None:
+    for environ in ({}, {"MAIL_FROM": "keys@example.org"}):
+        settings = _load(tmp_path, **environ)
+        assert (settings.mail_server, settings.mail_from) == (None, None)
+
+
+@pytest.mark.parametrize("value", [None, "", "nobody", "a@b", "Keys <k@example.org>", "a,b@c.org"])
+def test_mail_needs_a_sender(tmp_path: Path, value: str | None) -> None:
+    environ = {} if value is None else {"MAIL_FROM": value}
+    with pytest.raises(ConfigError, match=r"^MAIL_FROM: must be an email address, which MAIL_URL"):
+        _load(tmp_path, MAIL_URL="smtp://h", **environ)
+
+
+@pytest.mark.parametrize("name", sorted({"MAIL_URL", *(name for name, *_ in GOOD)}))
 def test_value_and_file_together_are_refused(tmp_path: Path, name: str) -> None:
     environ = {name: LONG, f"{name}_FILE": str(tmp_path / "value")}
     with pytest.raises(ConfigError, match=f"^{name}: is set together with {name}_FILE .*example"):
@@ -270,6 +323,7 @@ def test_empty_value_counts_as_unset_and_an_empty_file_as_bad(tmp_path: Path) ->
 
 def test_settings_do_not_show_their_secrets(tmp_path: Path) -> None:
     secret = {"DATABASE_URL": "postgresql://u:swordfish@h/d", "REDIS_URL": "redis://:swordfish@h"}
+    secret |= {"MAIL_URL": "smtp://u:swordfish@h", "MAIL_FROM": "keys@example.org"}
     settings = _load(tmp_path, **secret)
     assert LONG not in repr(settings)
     assert "swordfish" not in repr(settings)

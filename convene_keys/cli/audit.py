@@ -57,16 +57,7 @@ def seal(organization_id: int | None) -> None:
     sealed = seals.seal()
     for head in seals.heads(db.session()):
         if organization_id in (None, head.organization_id):
-            line = {
-                "organization": head.organization_id,
-                "batch": head.batch,
-                "last_event_id": head.last_event_id,
-                "count": head.count,
-                "sealed_at": log.rfc3339(head.sealed_at),
-                "signature": head.signature.hex(),
-                "sealed": sealed[head.organization_id],
-            }
-            click.echo(json.dumps(line))
+            click.echo(log.head_line(head, sealed=sealed[head.organization_id]))
 
 
 @audit.command("verify")

@@ -15,7 +15,7 @@ from flask.cli import with_appcontext
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from convene_keys import clock, limits
+from convene_keys import clock, config, limits, notices
 from convene_keys.access import settings
 from convene_keys.cli.terms import Command
 from convene_keys.extensions import db
@@ -153,7 +153,22 @@ def leak_reports() -> Finding:
 
 
 def mail() -> Finding:
-    return _ok(f"nothing is sent by mail; people write to {settings().support_email}")
+    server = settings().mail_server
+    if server is None:
+        return _ok(f"off (MAIL_URL is not set); people write to {settings().support_email}")
+    from convene_keys import smtp
+
+    where = f"{server.host}:{server.port}"
+    try:
+        smtp.check()
+    except (OSError, ValueError) as error:
+        return _failed(f"{where} can’t be used ({smtp.why(error)})")
+    lost = notices.undelivered(db.session())
+    if lost:
+        return _warning(f"{where} answers, but {lost} in the last week could not be delivered")
+    if not (server.tls or server.starttls or config.is_loopback(server.host)):
+        return _warning(f"{where} answers, but what is sent there can be read on the way")
+    return _ok(f"{where} takes mail from {settings().mail_from}")
 
 
 def proxy() -> Finding:

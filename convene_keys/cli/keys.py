@@ -9,7 +9,7 @@ import click
 from sqlalchemy import select
 
 from convene_keys import keys as domain
-from convene_keys import leaks, scan, tokens
+from convene_keys import leaks, reminders, scan, tokens
 from convene_keys.access import settings
 from convene_keys.audit import Actor, rfc3339
 from convene_keys.cli.terms import ID, Group, existing, organization_of, organization_option
@@ -125,6 +125,14 @@ def _shown(text: str) -> str:
     """On one line, whatever a file is named, and without a key that is in the name."""
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return tokens.redact(text)
+
+
+@keys.command("remind")
+def remind() -> None:
+    """Mail who has keys to replace, and last week's digest; prints how many reminders. For a daily timer."""
+    if settings().mail_server is None:
+        raise click.ClickException("Mail is off: set MAIL_URL and MAIL_FROM, then it can remind.")
+    click.echo(reminders.remind())
 
 
 def _creator(organization_id: int, email: str) -> Member:

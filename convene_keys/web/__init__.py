@@ -41,7 +41,7 @@ def init_app(app: Flask) -> None:
     app.jinja_env.add_extension(Lean)
     # Globals, since imported macros see nothing else.
     app.jinja_env.globals["asset_version"] = asset_version(app)
-    support_email = app.config["SETTINGS"].support_email
+    configured = app.config["SETTINGS"]
 
     @app.context_processor
     def shared() -> dict[str, object]:
@@ -50,7 +50,8 @@ def init_app(app: Flask) -> None:
             "may": may,
             "navigation": navigation(),
             "findings_count": checkup.count,
-            "support_email": support_email,
+            "support_email": configured.support_email,
+            "mail_from": configured.mail_from,
             "theme": theme if theme in THEMES else None,
         }
 

@@ -6,7 +6,7 @@ from flask import Blueprint, Response, url_for
 from flask_login import current_user
 from wtforms import Field, IntegerField, PasswordField, RadioField, SelectField, StringField
 
-from convene_keys import accounts, team
+from convene_keys import accounts, notices, team
 from convene_keys.access import Access, access, member_actor
 from convene_keys.access import settings as settings_of_app
 from convene_keys.devices import device
@@ -71,7 +71,8 @@ class PasswordForm(Form):
 @access(Access.ADMIN)
 def organization() -> Response:
     form = OrganizationForm(obj=current_user.organization)
-    return page("settings/organization.html", form=form)
+    undelivered = notices.undelivered(db.session(), current_user.organization.id)
+    return page("settings/organization.html", form=form, undelivered=undelivered)
 
 
 @blueprint.post("/organization")

@@ -4,13 +4,13 @@ import re
 
 import pytest
 
-from convene_keys import passwords
-from convene_keys.extensions import db
-from convene_keys.models import AuditEvent, Member, Organization
+from convene_keys import clock, create_app, passwords
 from convene_keys.devices import device
+from convene_keys.extensions import db
+from convene_keys.models import AuditEvent, Mail, Member, Organization
 from tests import factories as make
 from tests.conftest import Browser, Clock, new_browser
-from tests.databases import PEPPER
+from tests.databases import PEPPER, environ
 
 PASSWORD = "plum kettle orbit sandal"
 NEW_PASSWORD = "violet anchor meadow biscuit"
@@ -55,6 +55,38 @@ def organization() -> Organization:
 
 
 # The organization
+
+
+def test_pages_say_whether_mail_is_on(client, maya, app):
+    for path, words in {
+        "/admin/settings/organization": "Mail is off: nobody is told",
+        "/admin/team/new": "Mail is off: tell them yourself",
+        "/help/keys": "It is off here",
+    }.items():
+        assert words in client.get(path).text
+
+
+def test_pages_say_where_mail_comes_from_and_what_is_lost(sqlite_url):
+    on = {"MAIL_URL": "smtp://127.0.0.1:1", "MAIL_FROM": "keys@example.org"}
+    app = create_app(environ(sqlite_url, **on))
+    with app.app_context():
+        client, maya = new_browser(app), member_with_password()
+        client.sign_in(maya)
+        page = client.get("/admin/settings/organization").text
+        assert "It comes from keys@example.org." in page
+        assert "Mail is off" not in page
+        assert "delivered" not in page
+        for of in (maya.organization_id, make.organization().id):
+            lost = Mail(organization_id=of, kind="test", recipient="a@example.org", subject="a")
+            lost.text, lost.html, lost.given_up_at = "a", "a", clock.now()
+            db.session.add(lost)
+        db.session.commit()
+        page = client.get("/admin/settings/organization").text
+        assert "1 mail could not be delivered in the last week." in page
+        assert "The link is not in it." in client.get("/admin/team/new").text
+        assert "keys@example.org" in client.get("/help/keys").text
+        db.session.remove()
+        db.engine.dispose()
 
 
 def test_organization_is_changed_and_recorded(client, maya):

@@ -1,0 +1,429 @@
+"""What is told by mail, to whom, and that it never stands in the way of what it tells of."""
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from sqlalchemy import func, select
+
+from convene_keys import accounts, create_app, keys, notices, passwords, reminders, seals, team
+from convene_keys.audit import Actor, Origin, record
+from convene_keys.cli import audit as audit_cli
+from convene_keys.events import Action, Outcome
+from convene_keys.extensions import db, transaction
+from convene_keys.models import ApiKey, AuditEvent, Mail, Member, Organization, Role, Scope, Tool
+from tests import factories as make
+from tests.conftest import Clock
+from tests.databases import PEPPER, environ
+from tests.mailbox import SENDER
+
+SITE = "https://keys.example.org"
+MAIL_ON = {"MAIL_URL": "smtp://127.0.0.1:1", "MAIL_FROM": SENDER, "BASE_URL": SITE}
+PASSWORD = "plum kettle orbit sandal"
+MAC = "Mozilla/5.0 (Macintosh) AppleWebKit Chrome/140 Safari"
+PHONE = "Mozilla/5.0 (iPhone) AppleWebKit Safari"
+HOME = Origin("203.0.113.9", MAC)
+
+
+@pytest.fixture
+def app(database_url: str) -> Iterator[Flask]:
+    app = create_app(environ(database_url, **MAIL_ON))
+    app.testing = True
+    with app.app_context():
+        yield app
+        db.session.remove()
+        db.engine.dispose()
+
+
+@pytest.fixture
+def off(database_url: str) -> Iterator[Flask]:
+    """The same without MAIL_URL."""
+    app = create_app(environ(database_url))
+    with app.app_context():
+        yield app
+        db.session.remove()
+        db.engine.dispose()
+
+
+@pytest.fixture
+def organization(app: Flask, hands: Clock) -> Organization:
+    return make.organization(timezone="Europe/Stockholm")
+
+
+@pytest.fixture
+def maya(organization: Organization) -> Member:
+    hashed = passwords.hash_password(PASSWORD, [PEPPER])
+    return make.member(organization, email="maya@example.org", password_hash=hashed)
+
+
+@pytest.fixture
+def team_of_four(organization: Organization, maya: Member) -> None:
+    """Besides Maya: a manager, a viewer, and an admin who was disabled; and another organization."""
+    make.member(organization, "manager", "Noor", email="noor@example.org")
+    make.member(organization, "viewer", "Vic", email="vic@example.org")
+    gone = make.member(organization, "admin", "Gus", email="gus@example.org")
+    gone.disabled_at = gone.created_at
+    db.session.commit()
+    make.member(make.organization(), "admin", "Zoe", email="zoe@example.org")
+
+
+def mails(kind: str | None = None) -> list[Mail]:
+    db.session.rollback()
+    query = select(Mail).order_by(Mail.id)
+    return list(db.session.scalars(query if kind is None else query.where(Mail.kind == kind)))
+
+
+def recipients(kind: str | None = None) -> list[str]:
+    return [mail.recipient for mail in mails(kind)]
+
+
+def create(maya: Member, name: str = "Claude on laptop") -> tuple[ApiKey, str]:
+    return keys.create(
+        Actor.of_member(maya, HOME),
+        name=name,
+        tool=Tool.CLAUDE,
+        scope=Scope.READ_WRITE,
+        expires_in_days=30,
+        peppers=[PEPPER],
+        created_by_id=maya.id,
+    )
+
+
+# Keys ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("team_of_four")
+def test_new_key_is_told_to_active_admins_and_managers_without_the_secret(maya: Member) -> None:
+    key, secret = create(maya)
+    assert recipients() == ["maya@example.org", "noor@example.org"]
+    for mail in mails():
+        assert (mail.kind, mail.subject) == ("key_created", "New API key: Claude on laptop")
+        for form in (mail.text, mail.html):
+            assert "Maya" in form
+            assert "read and change" in form
+            assert "24 Dec 2026, 13:00 CET" in form
+            assert "203.0.113.9, Chrome on Mac" in form
+            assert f"{SITE}/admin/api_keys/{key.id}" in form
+            assert secret not in form
+            assert secret[7:] not in form
+
+
+@pytest.mark.usefixtures("team_of_four")
+def test_revoked_key_is_told_once(maya: Member) -> None:
+    key, _ = create(maya)
+    for _ in range(2):
+        keys.revoke(Actor.of_member(maya, HOME), key.id, "Laptop lost")
+    assert recipients("key_revoked") == ["maya@example.org", "noor@example.org"]
+    [mail, _] = mails("key_revoked")
+    assert "Reason: Laptop lost\n" in mail.text
+    assert "Maya revoked the API key “Claude on laptop”" in mail.text
+
+
+def test_key_that_leaked_is_told_as_such(maya: Member, hands: Clock) -> None:
+    number = create(maya)[0].id
+    with transaction() as session:
+        key = keys.get(session, maya.organization_id, number)
+        key.leaked_at = hands.moment
+        system = Actor.system(maya.organization_id)
+        keys.end(session, system, key, "Found at https://code.example.org/a")
+    assert mails("key_revoked") == []
+    [mail] = mails("key_leaked")
+    assert mail.subject == "API key leaked and revoked: Claude on laptop"
+    assert "Reason: Found at https://code.example.org/a\n" in mail.text
+    assert f"{SITE}/admin/audit_log?key={number}" in mail.text
+
+
+def test_names_do_no_harm(maya: Member) -> None:
+    create(maya, "<script>alert(1)</script> {{ 7 * 7 }} & co")
+    [mail] = mails()
+    assert "<script>" not in mail.html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; {{ 7 * 7 }} &amp; co" in mail.html
+    assert "“<script>alert(1)</script> {{ 7 * 7 }} & co”" in mail.text
+
+
+def test_html_loads_nothing(maya: Member) -> None:
+    create(maya)
+    [mail] = mails()
+    assert not re.search(r"<(img|link|script|style|iframe|form)|src=|url\(|style=", mail.html)
+
+
+def test_secret_in_a_reason_is_cut(maya: Member) -> None:
+    key, secret = create(maya)
+    keys.revoke(Actor.of_member(maya, HOME), key.id, f"it is {secret}")
+    assert not any(secret in f"{m.subject}{m.text}{m.html}" for m in mails())
+
+
+def test_action_that_fails_sends_nothing(maya: Member) -> None:
+    create(maya)
+    with pytest.raises(Exception, match="Another active key"):
+        create(maya)
+    assert len(mails()) == 1
+
+
+@pytest.mark.usefixtures("team_of_four")
+def test_notice_that_fails_lets_the_action_be(
+    maya: Member, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        db.session.add(Mail(organization_id=maya.organization_id))  # lacks what it needs
+        db.session.flush()
+
+    monkeypatch.setattr(notices, "post", broken)
+    key, _ = create(maya)
+    keys.revoke(Actor.of_member(maya, HOME), key.id)
+    assert "a notice could not be written" in caplog.text
+    db.session.expire_all()
+    assert db.session.get_one(ApiKey, key.id).revoked_at is not None
+    assert db.session.scalar(select(func.count(AuditEvent.id))) == 2
+    assert mails() == []
+
+
+def test_nothing_is_written_while_mail_is_off(off: Flask, hands: Clock) -> None:
+    maya = make.member(make.organization())
+    key, _ = create(maya)
+    keys.revoke(Actor.of_member(maya, HOME), key.id)
+    accounts.start_session(maya.id, HOME)
+    accounts.start_session(maya.id, Origin("198.51.100.1", PHONE))
+    assert mails() == []
+
+
+# Members -------------------------------------------------------------------------------------------
+
+
+def test_first_sign_in_and_the_usual_places_are_not_told(maya: Member, hands: Clock) -> None:
+    for _ in range(3):
+        accounts.sign_in(maya.email, PASSWORD, HOME, [PEPPER])
+        hands.advance(days=1)
+    assert mails() == []
+
+
+@pytest.mark.parametrize(
+    "place",
+    [Origin("198.51.100.1", MAC), Origin("203.0.113.9", PHONE), Origin("198.51.100.1", PHONE)],
+)
+def test_sign_in_from_a_new_place_or_browser_is_told_to_the_member(
+    maya: Member, hands: Clock, place: Origin
+) -> None:
+    make.member(maya.organization, email="other@example.org")
+    accounts.sign_in(maya.email, PASSWORD, HOME, [PEPPER])
+    hands.advance(days=1)
+    accounts.sign_in(maya.email, PASSWORD, place, [PEPPER])
+    assert recipients() == ["maya@example.org"]
+    [mail] = mails()
+    assert str(place.ip) in mail.text
+    assert f"{SITE}/admin/settings/account" in mail.text
+    accounts.sign_in(maya.email, PASSWORD, place, [PEPPER])
+    assert len(mails()) == 1
+
+
+def test_same_network_of_ipv6_is_one_place(maya: Member, hands: Clock) -> None:
+    for ip in ("2001:db8:1:2::1", "2001:db8:1:2:aaaa::9"):
+        accounts.sign_in(maya.email, PASSWORD, Origin(ip, MAC), [PEPPER])
+    assert mails() == []
+
+
+def test_place_is_forgotten_after_ninety_days(maya: Member, hands: Clock) -> None:
+    accounts.sign_in(maya.email, PASSWORD, HOME, [PEPPER])
+    hands.advance(days=90)
+    accounts.sign_in(maya.email, PASSWORD, HOME, [PEPPER])
+    assert len(mails("signed_in")) == 1
+
+
+def test_failed_sign_in_is_not_told(maya: Member) -> None:
+    accounts.sign_in(maya.email, PASSWORD, HOME, [PEPPER])
+    with pytest.raises(Exception, match="not right"):
+        accounts.sign_in(maya.email, "wrong", Origin("198.51.100.1", PHONE), [PEPPER])
+    assert mails() == []
+
+
+@pytest.mark.usefixtures("team_of_four")
+def test_new_member_is_told_and_so_are_the_admins_without_the_link(maya: Member) -> None:
+    actor = Actor.of_member(maya, HOME)
+    jo = team.add_member(actor, name="Jo", email="jo@example.org", role=Role.MANAGER)
+    _, code = team.invitation(actor, jo.id, "secret")
+    assert recipients("welcome") == ["jo@example.org"]
+    assert recipients("member_added") == ["maya@example.org"]
+    assert len(mails()) == 2
+    [welcome] = mails("welcome")
+    assert "please ask Maya for it" in welcome.text
+    assert f"{SITE}/login" in welcome.text
+    assert not any(code in mail.text or "welcome?" in mail.text for mail in mails())
+
+
+# keys remind ---------------------------------------------------------------------------------------
+
+
+def remind() -> list[Mail]:
+    """What one run puts into the outbox, the weekly digest apart."""
+    before = {mail.id for mail in mails("reminder")}
+    made = reminders.remind()
+    new = [mail for mail in mails("reminder") if mail.id not in before]
+    assert made == len(new)
+    return new
+
+
+@pytest.mark.usefixtures("team_of_four")
+def test_keys_to_replace_are_told_in_one_mail_and_once(
+    organization: Organization, maya: Member, hands: Clock
+) -> None:
+    create(maya, "Ends in a month")
+    for name in ("Ann", "Bob"):
+        make.api_key(organization, name)
+    assert remind() == []
+    hands.advance(days=17)  # the first one has 13 days left
+    new = remind()
+    assert [mail.recipient for mail in new] == ["maya@example.org", "noor@example.org"]
+    assert "These keys are about to end\n- Ends in a month: stops working on 24 Dec" in new[0].text
+    assert "Ann" not in new[0].text
+    hands.advance(days=1)
+    assert remind() == []
+    hands.advance(days=73)  # 91 days
+    text = remind()[0].text
+    assert "replacement soon\n- Ann: 91 days old\n- Bob: 91 days old\n" in text
+    assert "Ends in a month" not in text
+    for _ in range(3):
+        hands.advance(days=20)
+        assert remind() == []
+    hands.advance(days=29)  # 180 days
+    assert "replacement now\n- Ann: 180 days old\n- Bob: 180 days old\n" in remind()[0].text
+    for _ in range(10):
+        hands.advance(days=30)
+        assert remind() == []
+
+
+def test_organization_says_after_how_many_months(
+    organization: Organization, maya: Member, hands: Clock
+) -> None:
+    organization.rotate_months = 2
+    db.session.commit()
+    make.api_key(organization)
+    hands.advance(days=30)
+    assert "replacement soon" in remind()[0].text
+    hands.advance(days=30)
+    assert "replacement now" in remind()[0].text
+
+
+def test_one_mail_a_day(organization: Organization, maya: Member, hands: Clock) -> None:
+    make.api_key(organization, "Ann")
+    hands.advance(days=91)
+    assert len(remind()) == 1
+    make.api_key(organization, "Bob", expires_at=hands.moment + timedelta(days=9))
+    hands.advance(hours=2)
+    assert remind() == []
+    hands.advance(hours=22)
+    [mail] = remind()
+    assert "Bob" in mail.text
+    assert "Ann" not in mail.text
+
+
+def test_keys_that_ended_or_are_being_replaced_are_left_out(
+    organization: Organization, maya: Member, hands: Clock
+) -> None:
+    now = hands.moment
+    make.api_key(organization, "Revoked", revoked_at=now, released_at=now)
+    make.api_key(organization, "Ended", expires_at=now)
+    old, _ = make.api_key(organization, "Old", released_at=now)
+    old.expires_at = now.replace(year=2028)
+    db.session.commit()
+    hands.advance(days=200)
+    assert remind() == []
+
+
+def test_reminder_that_can_not_be_written_is_not_counted_as_given(
+    organization: Organization, maya: Member, hands: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make.api_key(organization)
+    hands.advance(days=200)
+    with monkeypatch.context() as patch:
+        patch.setattr(reminders, "post", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            reminders.remind()
+    assert len(remind()) == 1
+
+
+def test_command_prints_how_many(
+    app: Flask, organization: Organization, maya: Member, hands: Clock
+) -> None:
+    make.api_key(organization)
+    hands.advance(days=200)
+    result = app.test_cli_runner().invoke(args=["keys", "remind"])
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "1\n", "")
+    result = app.test_cli_runner().invoke(args=["keys", "remind"])
+    assert result.stdout == "0\n"
+
+
+def test_command_says_that_mail_is_off(off: Flask) -> None:
+    result = off.test_cli_runner().invoke(args=["keys", "remind"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: Mail is off: set MAIL_URL")
+
+
+# The weekly digest ---------------------------------------------------------------------------------
+
+
+def did(key: ApiKey, action: Action, times: int = 1, outcome: Outcome = Outcome.OK) -> None:
+    with transaction() as session:
+        for _ in range(times):
+            record(session, Actor.of_key(key, HOME), action, outcome=outcome)
+
+
+@pytest.mark.usefixtures("team_of_four")
+def test_digest_comes_once_a_week_and_tells_what_each_key_did(
+    organization: Organization, maya: Member, hands: Clock, tmp_path: Path, app: Flask
+) -> None:
+    claude, _ = make.api_key(organization, "Claude")  # on Tuesday, 24 November
+    script, _ = make.api_key(organization, "Script")
+    stranger, _ = make.api_key(make.organization(), "Stranger")
+    did(claude, Action.BOOKING_LISTED, 3)
+    did(claude, Action.BOOKING_APPROVED)
+    did(claude, Action.OFF_LIMITS, 2, Outcome.DENIED)
+    did(script, Action.DASHBOARD_VIEWED, 12)
+    did(stranger, Action.BOOKING_LISTED)
+    reminders.remind()
+    assert mails() == []  # it was not there last week
+    hands.moment = hands.moment.replace(day=29, hour=22, minute=59)  # Sunday, 23:59 in Stockholm
+    did(claude, Action.BOOKING_LISTED)
+    hands.advance(minutes=1)
+    did(claude, Action.MARKET_LISTED, 7)  # next week
+    for _ in range(3):
+        reminders.remind()
+        hands.advance(days=1)
+    assert [m.recipient for m in mails() if m.organization_id == organization.id] == [
+        "maya@example.org",
+        "noor@example.org",
+    ]
+    mail = mails("weekly")[0]
+    assert mail.subject == "Your week with API keys, 23 Nov to 29 Nov"
+    assert (
+        "What each key did\n"
+        "- Script: Looked at the dashboard (12)\n"
+        "- Claude: Listed bookings (4), Approved a booking (1), was refused or failed (2)\n"
+    ) in mail.text
+    assert "Stranger" not in mail.text
+    hands.moment = hands.moment.replace(month=12, day=7)
+    reminders.remind()
+    assert "- Claude: Listed markets (7)\n" in mails("weekly")[-2].text
+
+
+def test_head_in_the_digest_is_a_witness(
+    app: Flask, organization: Organization, maya: Member, hands: Clock, tmp_path: Path
+) -> None:
+    key, _ = make.api_key(organization)
+    for action in (Action.BOOKING_LISTED, Action.MARKET_LISTED):
+        did(key, action)
+    hands.advance(days=7)
+    reminders.remind()
+    [mail] = mails("weekly")
+    [line] = [line for line in mail.text.splitlines() if line.startswith('{"organization"')]
+    file = tmp_path / "head"
+    file.write_text(line)
+    with file.open() as head:
+        assert len(audit_cli._heads(head)) == 1
+    command = ["audit", "verify", "--head", str(file)]
+    assert app.test_cli_runner().invoke(args=command).exit_code == 0
+    file.write_text(re.sub(r'"signature": "..', '"signature": "00', line))
+    assert app.test_cli_runner().invoke(args=command).exit_code == 4
+    assert seals.heads(db.session())[0].signature.hex() in mail.html
