@@ -187,14 +187,12 @@ def _maker_gone(row: Any) -> bool:
 
 
 def _due(row: Any, of: Organization, now: datetime) -> datetime | None:
-    at = clock.months_after(row.created_at, of.rotate_months)
-    return row.created_at if at <= now else None
+    return row.created_at if keys.due(row.created_at, of.rotate_months)[1] <= now else None
 
 
 def _due_soon(row: Any, of: Organization, now: datetime) -> datetime | None:
-    half, odd = divmod(of.rotate_months, 2)
-    at = clock.months_after(row.created_at, half) + timedelta(days=15 * odd)
-    return row.created_at if at <= now and not _due(row, of, now) else None
+    soon, due = keys.due(row.created_at, of.rotate_months)
+    return row.created_at if soon <= now < due else None
 
 
 def _idle(row: Any, _: Organization, now: datetime) -> datetime | None:

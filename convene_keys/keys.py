@@ -182,6 +182,13 @@ def _successor(
     )
 
 
+def due(created_at: datetime, rotate_months: int) -> tuple[datetime, datetime]:
+    """When a key is due to be rotated: soon, which is at half of the months, and now."""
+    half, odd = divmod(rotate_months, 2)
+    soon = clock.months_after(created_at, half) + timedelta(days=15 * odd)
+    return soon, clock.months_after(created_at, rotate_months)
+
+
 def require_rotatable(key: ApiKey) -> None:
     """Raises `Conflict` for a key that has a successor or has ended."""
     if key.successor is not None:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from convene_keys import clock, keys, tokens
+from convene_keys import clock, keys, notices, tokens
 from convene_keys.audit import Actor, Origin, record
 from convene_keys.errors import FieldError, Invalid, Malformed
 from convene_keys.events import Action
@@ -99,9 +99,8 @@ def report_own(actor: Actor, key_id: int, where: str = "") -> ApiKey:
         raise Invalid([FieldError("where", str(error))]) from None
     with transaction() as session:
         key = keys.get(session, actor.organization_id, key_id, lock=True)
-        keys.end(session, actor, key, "Leaked")
         if key.leaked_at is None:
-            key.leaked_at = clock.now()
+            _end(session, actor, key, "Leaked")
             detail = {"where": where} if where else {}
             record(session, actor, Action.KEY_LEAK_REPORTED, keys.target(key), detail=detail)
     return key
@@ -144,11 +143,19 @@ def _locked(session: Session, ids: Sequence[int]) -> list[ApiKey]:
 
 
 def _note(session: Session, key: ApiKey, finding: Finding, origin: Origin) -> Leak:
-    """End one leaked key and record it; here is the place for whatever else a leak sets off."""
+    """End one leaked key and record it."""
     actor = Actor.system(key.organization_id, origin)
     url = tokens.redact(finding.url or "")[:URL_MAX]
-    key.leaked_at = clock.now()
-    revoked = keys.end(session, actor, key, REASON)
+    revoked = _end(session, actor, key, REASON)
     detail = {"url": url, "source": (finding.source or "")[:SOURCE_MAX], "type": finding.type}
     record(session, actor, Action.KEY_LEAK_REPORTED, keys.target(key), detail=detail)
     return Leak(key.organization_id, key.id, key.name, url, revoked)
+
+
+def _end(session: Session, actor: Actor, key: ApiKey, reason: str) -> bool:
+    """Revoke a key as leaked, and tell its members also when it was revoked before."""
+    key.leaked_at = clock.now()
+    revoked = keys.end(session, actor, key, reason)
+    if not revoked:
+        notices.key_revoked(session, actor, key)
+    return revoked

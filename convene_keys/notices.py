@@ -105,8 +105,8 @@ def key_revoked(session: Session, actor: Actor, key: ApiKey) -> None:
                 "it. It has been revoked: nobody can use it any more."
             ),
             facts=[*facts, ("When", ended)],
-            advice="See in the audit log what it did, and make a new key for the tool that used it.",
-            link=("See what it did", f"/admin/audit_log?key={key.id}"),
+            advice="See what it did, and make a new key for the tool that used it.",
+            link=("See what to do", f"/admin/api_keys/{key.id}/leak"),
         )
         kind = "key_leaked"
     else:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from convene_keys import clock, notices, seals
+from convene_keys import checkup, clock, keys, notices, seals
 from convene_keys.audit import head_line
 from convene_keys.events import Action, Outcome
 from convene_keys.extensions import db, serialize, transaction
@@ -23,7 +23,6 @@ from convene_keys.models import (
 )
 from convene_keys.notices import Letter, makers_of_keys, moment, post
 
-MONTH = timedelta(days=30)
 LINES = 50
 TITLES = {
     ReminderState.EXPIRING: "These keys are about to end",
@@ -68,8 +67,8 @@ def _remind(organization_id: int) -> int:
             subject=f"{count} API key{'s need' if count > 1 else ' needs'} your attention",
             lead=f"This concerns API keys of {organization.name}.",
             sections=sections,
-            advice="Make a new key, put it into the tool, then revoke the old one.",
-            link=("See your keys", "/admin/api_keys"),
+            advice="Rotate each: the new key takes the name, and the old one goes on for a while.",
+            link=("Open the check-up", "/admin/checkup"),
         )
         return post(
             session, organization, "reminder", letter, makers_of_keys(session, organization)
@@ -78,15 +77,16 @@ def _remind(organization_id: int) -> int:
 
 def _news(session: Session, organization: Organization) -> Sequence[tuple[ApiKey, ReminderState]]:
     """Each working key that is in a state of which its members have not been told."""
-    now, period = clock.now(), organization.rotate_months * MONTH
-    keys = session.scalars(
+    now, months = clock.now(), organization.rotate_months
+    half = timedelta(days=14 * months)  # of so many months, at the least
+    found = session.scalars(
         select(ApiKey)
         .where(
             ApiKey.organization_id == organization.id,
             ApiKey.revoked_at.is_(None),
             ApiKey.released_at.is_(None),  # one with a successor is being replaced already
             or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now),
-            or_(ApiKey.created_at <= now - period / 2, ApiKey.expires_at <= now + EXPIRING_SOON),
+            or_(ApiKey.created_at <= now - half, ApiKey.expires_at <= now + EXPIRING_SOON),
         )
         .order_by(ApiKey.name_folded, ApiKey.id)
     ).all()
@@ -96,14 +96,17 @@ def _news(session: Session, organization: Organization) -> Sequence[tuple[ApiKey
         .where(ApiKey.organization_id == organization.id)
     )
     told = {tuple(row) for row in rows}
-    states = [(key, _state(key, now, period)) for key in keys]
-    return [(key, state) for key, state in states if (key.id, state) not in told]
+    states = [(key, _state(key, now, months)) for key in found]
+    return [(key, state) for key, state in states if state and (key.id, state) not in told]
 
 
-def _state(key: ApiKey, now: datetime, period: timedelta) -> ReminderState:
+def _state(key: ApiKey, now: datetime, rotate_months: int) -> ReminderState | None:
     if key.expires_at is not None and key.expires_at <= now + EXPIRING_SOON:
         return ReminderState.EXPIRING
-    return ReminderState.DUE if key.created_at <= now - period else ReminderState.SOON
+    soon, due = keys.due(key.created_at, rotate_months)
+    if due <= now:
+        return ReminderState.DUE
+    return ReminderState.SOON if soon <= now else None
 
 
 def _line(organization: Organization, key: ApiKey, state: ReminderState) -> str:
@@ -133,7 +136,10 @@ def _digest(organization_id: int) -> None:
     letter = Letter(
         subject=f"Your week with API keys, {since.day} {since:%b} to {sunday.day} {sunday:%b}",
         lead=f"This is what the API keys of {organization.name} did from Monday to Sunday.",
-        sections=[("What each key did", _deeds(session, organization, since, until))],
+        sections=[
+            ("What each key did", _deeds(session, organization, since, until)),
+            ("What the check-up found", _findings(session, organization)),
+        ],
         head=head_line(head) if head is not None else "",
         advice="Each call is in the audit log, with its time and where it came from.",
         link=("Open the audit log", "/admin/audit_log"),
@@ -142,6 +148,12 @@ def _digest(organization_id: int) -> None:
         serialize(writing, "reminders")
         members = notices.without(writing, makers_of_keys(writing, organization), once)
         post(writing, organization, "weekly", letter, members, once)
+
+
+def _findings(session: Session, organization: Organization) -> Sequence[str]:
+    """A line a finding, as it is now."""
+    found = checkup.findings(session, organization.id)
+    return _cut([finding.title for finding in found]) or ["Nothing: all good."]
 
 
 def _deeds(
@@ -166,8 +178,8 @@ def _deeds(
             deeds[Action(action).label] += count
         else:
             failed[key_id] += count
-    keys = select(ApiKey.id, ApiKey.name).where(ApiKey.organization_id == organization.id)
-    rows_of_names = session.execute(keys.where(ApiKey.id.in_(done)))
+    named = select(ApiKey.id, ApiKey.name).where(ApiKey.organization_id == organization.id)
+    rows_of_names = session.execute(named.where(ApiKey.id.in_(done)))
     names: dict[int | None, str] = {row.id: row.name for row in rows_of_names}
     lines = []
     for key_id in sorted(done, key=lambda number: (-done[number].total(), number or 0)):

@@ -501,6 +501,7 @@ def test_rotation_is_set_to_1_to_24_months(of: Organization, maya: Member, month
             name="X",
             timezone="UTC",
             status=of.status,
+            key_makers=of.key_makers,
             rotate_months=months,
         )
     assert [error.field for error in info.value.errors] == ["rotate_months"]

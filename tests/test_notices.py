@@ -9,7 +9,17 @@ import pytest
 from flask import Flask
 from sqlalchemy import func, select
 
-from convene_keys import accounts, create_app, keys, notices, passwords, reminders, seals, team
+from convene_keys import (
+    accounts,
+    create_app,
+    keys,
+    leaks,
+    notices,
+    passwords,
+    reminders,
+    seals,
+    team,
+)
 from convene_keys.audit import Actor, Origin, record
 from convene_keys.cli import audit as audit_cli
 from convene_keys.events import Action, Outcome
@@ -122,18 +132,23 @@ def test_revoked_key_is_told_once(maya: Member) -> None:
     assert "Maya revoked the API key “Claude on laptop”" in mail.text
 
 
-def test_key_that_leaked_is_told_as_such(maya: Member, hands: Clock) -> None:
-    number = create(maya)[0].id
-    with transaction() as session:
-        key = keys.get(session, maya.organization_id, number)
-        key.leaked_at = hands.moment
-        system = Actor.system(maya.organization_id)
-        keys.end(session, system, key, "Found at https://code.example.org/a")
-    assert mails("key_revoked") == []
+@pytest.mark.parametrize("revoked", [False, True])
+def test_key_that_leaked_is_told_as_such_also_when_it_was_revoked_before(
+    maya: Member, revoked: bool
+) -> None:
+    key, token = create(maya)
+    if revoked:
+        keys.revoke(Actor.of_member(maya, HOME), key.id)
+    before = len(mails("key_revoked"))
+    url = "https://code.example.org/a"
+    for _ in range(2):
+        leaks.report([leaks.Finding(token=token, type="convene", url=url)], HOME, [PEPPER])
+        leaks.report_own(Actor.of_member(maya, HOME), key.id)
+    assert len(mails("key_revoked")) == before
     [mail] = mails("key_leaked")
     assert mail.subject == "API key leaked and revoked: Claude on laptop"
-    assert "Reason: Found at https://code.example.org/a\n" in mail.text
-    assert f"{SITE}/admin/audit_log?key={number}" in mail.text
+    assert f"{SITE}/admin/api_keys/{key.id}/leak" in mail.text
+    assert token not in mail.text
 
 
 def test_names_do_no_harm(maya: Member) -> None:
@@ -280,15 +295,17 @@ def test_keys_to_replace_are_told_in_one_mail_and_once(
     assert "Ann" not in new[0].text
     hands.advance(days=1)
     assert remind() == []
-    hands.advance(days=73)  # 91 days
+    hands.advance(days=73)
+    assert remind() == []
+    hands.advance(days=1)  # three months
     text = remind()[0].text
-    assert "replacement soon\n- Ann: 91 days old\n- Bob: 91 days old\n" in text
+    assert "replacement soon\n- Ann: 92 days old\n- Bob: 92 days old\n" in text
     assert "Ends in a month" not in text
     for _ in range(3):
         hands.advance(days=20)
         assert remind() == []
-    hands.advance(days=29)  # 180 days
-    assert "replacement now\n- Ann: 180 days old\n- Bob: 180 days old\n" in remind()[0].text
+    hands.advance(days=29)  # six months
+    assert "replacement now\n- Ann: 181 days old\n- Bob: 181 days old\n" in remind()[0].text
     for _ in range(10):
         hands.advance(days=30)
         assert remind() == []
@@ -302,13 +319,13 @@ def test_organization_says_after_how_many_months(
     make.api_key(organization)
     hands.advance(days=30)
     assert "replacement soon" in remind()[0].text
-    hands.advance(days=30)
+    hands.advance(days=31)
     assert "replacement now" in remind()[0].text
 
 
 def test_one_mail_a_day(organization: Organization, maya: Member, hands: Clock) -> None:
     make.api_key(organization, "Ann")
-    hands.advance(days=91)
+    hands.advance(days=92)
     assert len(remind()) == 1
     make.api_key(organization, "Bob", expires_at=hands.moment + timedelta(days=9))
     hands.advance(hours=2)
@@ -402,6 +419,7 @@ def test_digest_comes_once_a_week_and_tells_what_each_key_did(
         "- Script: Looked at the dashboard (12)\n"
         "- Claude: Listed bookings (4), Approved a booking (1), was refused or failed (2)\n"
     ) in mail.text
+    assert re.search(r"What the check-up found\n(- .+\n)*- 2 keys’ names say little\n", mail.text)
     assert "Stranger" not in mail.text
     hands.moment = hands.moment.replace(month=12, day=7)
     reminders.remind()
