@@ -13,13 +13,17 @@ from convene_keys.extensions import Statement, _queue_of, db, reading
 from convene_keys.models import Base, Organization
 from convene_keys.prepared import Direct, Prepared
 
-COLUMNS = ("name", "slug", "status", "timezone", "plan", "created_at")
+COLUMNS = (
+    *("name", "slug", "status", "timezone", "plan", "created_at"),
+    *("key_makers", "rotate_months"),
+)
 INSERT = Prepared(insert(Base.metadata.tables["organization"]).inline(), COLUMNS)
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
 def _organization(slug: str, created_at: object = NOON) -> Statement:
     values = {"name": slug, "slug": slug, "status": "live", "timezone": "UTC", "plan": "free"}
+    values |= {"key_makers": "managers", "rotate_months": 6}
     return INSERT, {**values, "created_at": created_at}
 
 
