@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from convene_keys import create_app, keys, postman
 from convene_keys.audit import Actor
-from convene_keys.extensions import db
+from convene_keys.extensions import db, transaction
 from convene_keys.models import Mail, Member, Organization, Scope, Tool
 from tests import factories as make
 from tests.conftest import Clock, wait_for
@@ -301,8 +301,8 @@ def test_sent_mail_is_forgotten_after_a_month(maya: Member, hands: Clock) -> Non
 
 def due_now() -> None:
     """Let the time that a claim takes be over."""
-    db.session.execute(update(Mail).where(Mail.due_at.is_not(None)).values(due_at=Mail.created_at))
-    db.session.commit()
+    with transaction() as session:
+        session.execute(update(Mail).where(Mail.due_at.is_not(None)).values(due_at=Mail.created_at))
 
 
 def test_two_workers_send_each_mail_once(

@@ -213,7 +213,7 @@ def test_no_call_fails_in_the_grace_period_and_none_of_the_old_key_succeeds_afte
 ) -> None:
     maya = make.member(make.organization())
     key, token = make.api_key(maya.organization, creator=maya)
-    number, ends, grace = key.id, {}, timedelta(milliseconds=150)
+    number, ends, grace = key.id, {}, timedelta(milliseconds=100)
     with Server(database_url, tmp_path / "server.log") as server:
         callers = [Caller(server.port) for _ in range(8)]
         for caller in callers:

@@ -8,6 +8,7 @@ import random
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from io import BytesIO
@@ -180,23 +181,20 @@ def test_links_and_what_is_no_file_are_passed_over(
     ], "but a link that is named is followed"
 
 
-def test_file_that_may_not_be_read_is_told(
-    tmp_path: Path,
-) -> None:
-    locked = tmp_path / "locked"
-    locked.mkdir()
-    (locked / "file").touch(0)
+def test_file_that_may_not_be_read_is_told() -> None:
     code = (
         "import os, sys; from pathlib import Path; from convene_keys import scan\n"
         "os.getuid() or os.setuid(65534)\n"
         "print(list(scan.look(Path(sys.argv[1]), print)))"
     )
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "-c", code, locked], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == f"{locked}/file: Permission denied\n[]\n"
+    # Not in pytest's own folder, into which nobody else is let.
+    with tempfile.TemporaryDirectory(prefix="locked-") as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "file").touch(0)
+        done = subprocess.run(
+            [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True
+        )
+    assert done.stdout == f"{folder}/file: Permission denied\n[]\n"
 
 
 # Git ---------------------------------------------------------------------------------------------
