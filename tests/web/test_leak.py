@@ -135,6 +135,7 @@ def test_changes_are_listed_with_the_way_to_undo_them(client, maya, key):
     ):
         act(key, action, STRANGER, number)
     act(key, Action.APPLICATION_UPDATED, STRANGER, 1)
+    act(key, Action.BOOKING_APPROVED, STRANGER, 9, outcome=Outcome.DENIED)  # which changed nothing
     page = client.get(f"/admin/api_keys/{key.id}/leak").text
     links = set(re.findall(r'(?:href|action)="(/admin/(?:bookings|applications)/[^"]+)"', page))
     assert links == {
