@@ -312,7 +312,7 @@ def test_two_workers_send_each_mail_once(
     put(of.id, 40)
     settings = {"MAIL_URL": box.url, "MAIL_FROM": SENDER}
     with Server(database_url, tmp_path / "log", **settings) as server:
-        assert len(server.workers()) == 2
+        wait_for(lambda: len(server.workers()) == 2)  # the second starts a moment later
         wait_for(lambda: all(each.sent_at for each in mails()), seconds=30)
     assert len(box.taken) == 40
     assert set(Counter(box.ids()).values()) == {1}
