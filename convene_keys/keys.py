@@ -261,11 +261,7 @@ def get(session: Session, organization_id: int, key_id: int, *, lock: bool = Fal
     query = (
         select(ApiKey)
         .where(ApiKey.organization_id == organization_id, ApiKey.id == key_id)
-        .options(
-            joinedload(ApiKey.creator),
-            selectinload(ApiKey.predecessor),
-            selectinload(ApiKey.successor),
-        )
+        .options(joinedload(ApiKey.creator))
     )
     if lock:
         query = query.with_for_update(of=ApiKey)
