@@ -76,7 +76,7 @@ def _address(text: str) -> str | None:
 
 def member_actor() -> Actor:
     """The signed-in member, as who acts."""
-    return Actor.of_member(current_user.member, origin())
+    return Actor.of_member(current_user.member, origin(), current_user.session_id)
 
 
 def may(level: str) -> bool:

@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session, joinedload
 
 from convene_keys import clock, notices, passwords
 from convene_keys.audit import Actor, Origin, record
-from convene_keys.errors import FieldError, Invalid, NotFound, TooMany
-from convene_keys.events import Action, Outcome
+from convene_keys.errors import FieldError, Forbidden, Invalid, NotFound, TooMany
+from convene_keys.events import Action, ActorKind, Outcome
 from convene_keys.extensions import serialize, transaction
-from convene_keys.models import Member, SignInAttempt, SignInSession
+from convene_keys.models import Member, Role, SignInAttempt, SignInSession
 from convene_keys.names import fold
 from convene_keys.tokens import redact
 
@@ -96,6 +96,35 @@ def check_password(
             record(session, actor, Action.MEMBER_SIGN_IN_FAILED, outcome=Outcome.FAILED)
     if not fitting:
         raise Invalid([FieldError("current_password", "This is not your password.")])
+
+
+def authorize(session: Session, actor: Actor, needed: Role) -> Member | None:
+    """Read again, in the caller's transaction, that the actor may still do this.
+
+    What was true when the request came may have changed while it waited: the member's role or
+    state, or their session. Their rows stay as they are until the transaction ends. Gives the
+    member; None for a key or the system, which have no role. Raises `Forbidden`.
+    """
+    if actor.kind is not ActorKind.MEMBER:
+        return None
+    member = session.scalar(
+        select(Member)
+        .where(Member.organization_id == actor.organization_id, Member.id == actor.member_id)
+        .options(joinedload(Member.organization))
+        .with_for_update(read=True, of=Member)
+        .execution_options(populate_existing=True)
+    )
+    if member is None or member.disabled_at is not None or not Role(member.role).covers(needed):
+        raise Forbidden("Your role doesn’t allow this. Please ask an admin of your organization.")
+    if actor.session_id is not None:
+        living = select(SignInSession.id).where(
+            SignInSession.id == actor.session_id,
+            SignInSession.member_id == member.id,
+            SignInSession.ended_at.is_(None),
+        )
+        if session.scalar(living.with_for_update(read=True)) is None:
+            raise Forbidden("You were signed out meanwhile. Please sign in again.")
+    return member
 
 
 def session_of(

@@ -76,19 +76,23 @@ class Actor:
     key_name: str | None = None
     member_id: int | None = None
     member_name: str | None = None
+    session_id: int | None = None  # the browser that a member acts from
 
     @classmethod
     def of_key(cls, key: Any, origin: Origin) -> "Actor":
         return cls(ActorKind.KEY, key.organization_id, origin, key_id=key.id, key_name=key.name)
 
     @classmethod
-    def of_member(cls, member: Member, origin: Origin) -> "Actor":
+    def of_member(
+        cls, member: Member, origin: Origin, session_id: int | None = None
+    ) -> "Actor":
         return cls(
             ActorKind.MEMBER,
             member.organization_id,
             origin,
             member_id=member.id,
             member_name=member.name,
+            session_id=session_id,
         )
 
     @classmethod
