@@ -13,6 +13,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
+from jinja2 import FileSystemBytecodeCache
 
 from convene_keys import clock, create_app, passwords
 from convene_keys.extensions import db
@@ -21,6 +22,9 @@ from tests import factories as make
 from tests.databases import Postgres, environ
 
 passwords.COST = 4  # bcrypt at full cost takes 240 ms; its own test restores it
+# Each test has an application of its own, and compiling a page takes longer than the test.
+_compiled = tempfile.TemporaryDirectory(prefix="templates-")
+Flask.jinja_options = {"bytecode_cache": FileSystemBytecodeCache(_compiled.name)}
 
 
 @pytest.fixture(scope="session")
