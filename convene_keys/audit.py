@@ -83,9 +83,7 @@ class Actor:
         return cls(ActorKind.KEY, key.organization_id, origin, key_id=key.id, key_name=key.name)
 
     @classmethod
-    def of_member(
-        cls, member: Member, origin: Origin, session_id: int | None = None
-    ) -> "Actor":
+    def of_member(cls, member: Member, origin: Origin, session_id: int | None = None) -> "Actor":
         return cls(
             ActorKind.MEMBER,
             member.organization_id,

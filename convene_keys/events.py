@@ -111,6 +111,11 @@ class Action(StrEnum):
     MEMBER_DISABLED = "member.disabled", "disabled {target}", "disable {target}"
     MEMBER_ENABLED = "member.enabled", "enabled {target} again", "enable {target} again"
     MEMBER_RENAMED = "member.renamed", "changed their own name", "change their own name"
+    MEMBER_MAIL_CHANGED = (
+        "member.mail_changed",
+        "changed which mail they get",
+        "change which mail they get",
+    )
     MEMBER_PASSWORD_CHANGED = (
         "member.password_changed",
         "changed their own password",

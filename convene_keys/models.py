@@ -185,6 +185,7 @@ class Member(Base):
     password_hash: Mapped[str | None] = mapped_column(String(120))
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
     disabled_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    weekly_digest: Mapped[bool] = mapped_column(default=True)
 
     organization: Mapped[Organization] = relationship()
 
@@ -291,8 +292,8 @@ class ApiKey(Base):
     successor: Mapped["ApiKey | None"] = relationship(back_populates="predecessor")
 
     @property
-    def created_by_name(self) -> str | None:
-        return self.creator.name if self.creator else None
+    def created_by_name(self) -> str:
+        return self.creator.name if self.creator else "the command line"
 
     @property
     def status(self) -> KeyStatus:

@@ -29,6 +29,9 @@ from convene_keys.models import (
 from convene_keys.tokens import redact
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "mail"
+# Kinds of mail that each member may switch off; what warns them always comes.
+OPTIONAL = frozenset({"weekly"})
+MAIL_SETTINGS = "/admin/settings/account#mail"
 PLACES_KNOWN_FOR = timedelta(days=90)
 UNDELIVERED_SHOWN_FOR = timedelta(days=7)
 P = ParamSpec("P")
@@ -37,7 +40,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Letter:
-    """What a mail says, as text. `link` is a label and a path; `head` the audit log's, as a line."""
+    """What a mail says, as text. `link` is a label and a path; `head` the audit log's, as a line.
+
+    `optional`: a path to where whoever gets it can switch such mail off.
+    """
 
     subject: str
     lead: str
@@ -46,6 +52,7 @@ class Letter:
     head: str = ""
     advice: str
     link: tuple[str, str]
+    optional: str = ""
 
 
 def site_of(bind: Engine | Connection) -> str | None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -17,13 +18,16 @@ from convene_keys.models import (
     ApiKey,
     AuditEvent,
     AuditSeal,
+    Member,
     Organization,
     Reminder,
     ReminderState,
+    Role,
 )
 from convene_keys.notices import Letter, makers_of_keys, moment, post
 
 LINES = 50
+NAMED = 5  # keys or members of one finding
 TITLES = {
     ReminderState.EXPIRING: "These keys are about to end",
     ReminderState.DUE: "These keys are due for replacement now",
@@ -123,7 +127,7 @@ def _digest(organization_id: int) -> None:
     until = _monday(_local(organization, clock.now()))
     since = _monday(until - timedelta(days=1))
     once = f"weekly {organization_id} {since:%G-%V}"
-    members = notices.without(session, makers_of_keys(session, organization), once)
+    members = notices.without(session, _wanting(session, organization), once)
     if not members or organization.created_at >= until:
         return
     sunday = until - timedelta(days=1)
@@ -140,20 +144,34 @@ def _digest(organization_id: int) -> None:
             ("What each key did", _deeds(session, organization, since, until)),
             ("What the check-up found", _findings(session, organization)),
         ],
-        head=head_line(head) if head is not None else "",
         advice="Each call is in the audit log, with its time and where it came from.",
         link=("Open the audit log", "/admin/audit_log"),
+        optional=notices.MAIL_SETTINGS,
     )
+    # The head is for those who could act on it.
+    with_head = replace(letter, head=head_line(head)) if head is not None else letter
     with transaction() as writing:
         serialize(writing, "reminders")
-        members = notices.without(writing, makers_of_keys(writing, organization), once)
-        post(writing, organization, "weekly", letter, members, once)
+        for member in notices.without(writing, _wanting(writing, organization), once):
+            chosen = with_head if member.role == Role.ADMIN else letter
+            post(writing, organization, "weekly", chosen, [member], once)
+
+
+def _wanting(session: Session, organization: Organization) -> Sequence[Member]:
+    return [m for m in makers_of_keys(session, organization) if m.weekly_digest]
 
 
 def _findings(session: Session, organization: Organization) -> Sequence[str]:
     """A line a finding, as it is now."""
     found = checkup.findings(session, organization.id)
-    return _cut([finding.title for finding in found]) or ["Nothing: all good."]
+    return _cut([_named(finding) for finding in found]) or ["Nothing: all good."]
+
+
+def _named(finding: checkup.Finding) -> str:
+    names = ", ".join(one.name for one in finding.concerned[:NAMED])
+    rest = len(finding.concerned) - NAMED
+    more = f" and {rest} more" if rest > 0 else ""
+    return f"{finding.title}: {names}{more}" if names else finding.title
 
 
 def _deeds(

@@ -17,6 +17,7 @@ from flask_mailman.backends.smtp import EmailBackend
 
 from convene_keys.config import MailServer
 from convene_keys.models import Mail
+from convene_keys.notices import MAIL_SETTINGS, OPTIONAL
 from convene_keys.tokens import redact
 
 TIMEOUT = 10  # seconds for each step
@@ -87,17 +88,21 @@ def send(mail: Mail, at_last: Callable[[], None]) -> None:
     if not mail.recipient.rpartition("@")[0].isascii():  # Flask-Mailman would write to another one
         raise ValueError("the address is not ASCII")
     _, sender = current_app.config["MAIL_DEFAULT_SENDER"]
+    headers = {
+        "Date": format_datetime(mail.created_at),
+        "Message-ID": f"<{mail.id}.{mail.created_at:%Y%m%d%H%M%S%f}@{sender.partition('@')[2]}>",
+        "Auto-Submitted": "auto-generated",  # so that no absence note answers (RFC 3834)
+    }
+    if mail.kind in OPTIONAL:  # RFC 2369 §3.2
+        site = current_app.config["SETTINGS"].base_url
+        headers["List-Unsubscribe"] = f"<{site}{MAIL_SETTINGS}>"
     message = EmailMultiAlternatives(
         mail.subject.replace(
             "=?", "=\u2060?"
         ),  # a name that looks like an encoded word stays as it is
         mail.text,
         to=[mail.recipient],
-        headers={
-            "Date": format_datetime(mail.created_at),
-            "Message-ID": f"<{mail.id}.{mail.created_at:%Y%m%d%H%M%S%f}@{sender.partition('@')[2]}>",
-            "Auto-Submitted": "auto-generated",  # so that no absence note answers (RFC 3834)
-        },
+        headers=headers,
     )
     message.attach_alternative(mail.html, "text/html")
     backend, connection = _connected()

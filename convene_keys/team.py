@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
 from convene_keys import clock, notices, passwords
-from convene_keys.accounts import end_sessions_of, require_strong
+from convene_keys.accounts import authorize, end_sessions_of, require_strong
 from convene_keys.audit import Actor, Origin, Target, record
 from convene_keys.errors import Conflict, FieldError, Invalid, NotFound
 from convene_keys.events import Action
@@ -73,11 +73,12 @@ def create_organization(
     password: str,
     origin: Origin,
     peppers: Sequence[str],
+    timezone: str = "UTC",
     first_only: bool = False,
 ) -> tuple[Organization, Member]:
     """A new organization and its first admin.
 
-    With `first_only` it raises `NotFound` when there is one already, so that the first-run link
+    A `timezone` that there is not becomes UTC, since a browser may know others. With `first_only` it raises `NotFound` when there is one already, so that the first-run link
     works once. Raises `Invalid` for bad input, naming `organization`, `name`, `email`, `password`.
     """
     errors: list[FieldError] = []
@@ -94,7 +95,11 @@ def create_organization(
         serialize(session, "organization")
         if first_only and not is_empty(session):
             raise NotFound("This installation has been set up already.")
-        organization = Organization(name=organization_name, slug=_free_slug(session, name))
+        organization = Organization(
+            name=organization_name,
+            slug=_free_slug(session, name),
+            timezone=timezone if timezone in zones() else "UTC",
+        )
         session.add(organization)
         session.flush()
         member = Member(
@@ -282,6 +287,16 @@ def rename_self(actor: Actor, name: str) -> None:
         changed = _changes(member, {"name": name})
         if changed:
             record(session, actor, Action.MEMBER_RENAMED, _target(member), detail=changed)
+
+
+def choose_mail(actor: Actor, *, weekly_digest: bool) -> None:
+    """Change whether the acting member gets the weekly digest."""
+    with transaction() as session:
+        authorize(session, actor, Role.VIEWER)
+        member = get(session, actor.organization_id, actor.member_id or 0)
+        changed = _changes(member, {"weekly_digest": weekly_digest})
+        if changed:
+            record(session, actor, Action.MEMBER_MAIL_CHANGED, _target(member), detail=changed)
 
 
 def change_organization(

@@ -141,6 +141,7 @@ document.addEventListener("keydown", (event) => {
   const menu = event.key === "Escape" && document.activeElement.closest("details.menu[open]");
   if (menu) (menu.open = false), menu.querySelector("summary").focus();
 });
+for (const field of document.querySelectorAll("[data-timezone]")) field.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
 document.addEventListener("change", ({ target }) => {
   if (!target.matches("[data-theme-choice]")) return;
   document.cookie = `theme=${target.value};path=/;max-age=31536000;SameSite=Lax`;

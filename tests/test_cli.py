@@ -90,6 +90,14 @@ def test_organization_create_prints_its_id_and_makes_an_admin(run: Run) -> None:
     assert event.organization_id == number
 
 
+def test_organization_create_takes_a_time_zone(run: Run) -> None:
+    run(*NEW_ORGANIZATION, "--timezone", "Europe/Stockholm", password=PASSWORD)
+    assert db.session.scalar(select(Organization.timezone)) == "Europe/Stockholm"
+    assert "Mars/Base" in failed(
+        run(*NEW_ORGANIZATION, "--timezone", "Mars/Base", password=PASSWORD)
+    )
+
+
 def test_organization_create_twice_makes_two_unless_the_email_is_taken(run: Run) -> None:
     succeeded(run(*NEW_ORGANIZATION, password=PASSWORD))
     assert "email" in failed(run(*NEW_ORGANIZATION, password=PASSWORD))

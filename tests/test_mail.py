@@ -496,3 +496,17 @@ def test_wrong_password_is_told_without_it(sqlite_url: str) -> None:
             assert "wr0ng-one" not in str(mail().error)
             db.session.remove()
             db.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("kind", "header"),
+    [("weekly", "<http://127.0.0.1:8000/admin/settings/account#mail>"), ("key_leaked", None)],
+)
+def test_mail_that_can_be_switched_off_says_where(
+    app: Flask, box: Mailbox, maya: Member, kind: str, header: str | None
+) -> None:
+    put(maya.organization_id)
+    db.session.execute(update(Mail).values(kind=kind))
+    db.session.commit()
+    assert postman.deliver_next()
+    assert box.taken[0]["List-Unsubscribe"] == header

@@ -419,7 +419,9 @@ def test_digest_comes_once_a_week_and_tells_what_each_key_did(
         "- Script: Looked at the dashboard (12)\n"
         "- Claude: Listed bookings (4), Approved a booking (1), was refused or failed (2)\n"
     ) in mail.text
-    assert re.search(r"What the check-up found\n(- .+\n)*- 2 keys’ names say little\n", mail.text)
+    assert re.search(
+        r"What the check-up found\n(- .+\n)*- 2 keys’ names say little: Claude, Script\n", mail.text
+    )
     assert "Stranger" not in mail.text
     hands.moment = hands.moment.replace(month=12, day=7)
     reminders.remind()
@@ -434,7 +436,14 @@ def test_head_in_the_digest_is_a_witness(
         did(key, action)
     hands.advance(days=7)
     reminders.remind()
-    [mail] = mails("weekly")
+    make.member(organization, "manager", "Noor", email="noor@example.org")
+    hands.advance(days=7)
+    reminders.remind()
+    [_, mail, managers] = mails("weekly")
+    for form in (managers.text, managers.html):
+        assert "signature" not in form
+        assert "audit verify" not in form
+    assert mail.text.index("Open the audit log") < mail.text.index("audit verify")
     [line] = [line for line in mail.text.splitlines() if line.startswith('{"organization"')]
     file = tmp_path / "head"
     file.write_text(line)
@@ -445,3 +454,26 @@ def test_head_in_the_digest_is_a_witness(
     file.write_text(re.sub(r'"signature": "..', '"signature": "00', line))
     assert app.test_cli_runner().invoke(args=command).exit_code == 4
     assert seals.heads(db.session())[0].signature.hex() in mail.html
+
+
+def test_finding_in_the_digest_names_at_most_so_many_keys(
+    organization: Organization, maya: Member, hands: Clock
+) -> None:
+    for number in range(reminders.NAMED + 2):
+        make.api_key(organization, f"Key {number}", creator=maya)
+    hands.advance(days=7)
+    reminders.remind()
+    [mail] = mails("weekly")
+    assert "names say little: Key 0, Key 1, Key 2, Key 3, Key 4 and 2 more\n" in mail.text
+
+
+@pytest.mark.usefixtures("team_of_four")
+def test_digest_is_for_those_who_want_it(
+    organization: Organization, maya: Member, hands: Clock
+) -> None:
+    make.api_key(organization)
+    team.choose_mail(Actor.of_member(maya, HOME), weekly_digest=False)
+    hands.advance(days=7)
+    reminders.remind()
+    told = [m.recipient for m in mails("weekly") if m.organization_id == organization.id]
+    assert told == ["noor@example.org"]

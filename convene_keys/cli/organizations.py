@@ -45,8 +45,18 @@ _password_option = click.option(
 @click.option("--name", required=True, help="The organization's name.")
 @click.option("--admin-name", required=True, help="The first admin's name.")
 @click.option("--admin-email", required=True, help="The email the first admin signs in with.")
+@click.option(
+    "--timezone",
+    type=click.Choice(team.zones()),
+    default="UTC",
+    show_default=True,
+    metavar="ZONE",
+    help="The time zone that its pages and mail show, such as Europe/Stockholm.",
+)
 @_password_option
-def create_organization(name: str, admin_name: str, admin_email: str, password: str) -> None:
+def create_organization(
+    name: str, admin_name: str, admin_email: str, timezone: str, password: str
+) -> None:
     """Create an organization and its first admin; prints its id."""
     made, _ = team.create_organization(
         name=name,
@@ -55,6 +65,7 @@ def create_organization(name: str, admin_name: str, admin_email: str, password: 
         password=password,
         origin=Origin(),
         peppers=settings().key_peppers,
+        timezone=timezone,
     )
     click.echo(made.id)
 

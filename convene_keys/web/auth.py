@@ -26,6 +26,7 @@ class SetupForm(Form):
     name = StringField("Your name")
     email = StringField("Your email")
     password = PasswordField("Password")
+    timezone = HiddenField()  # which the browser fills in
     sample_data = BooleanField("Add sample data")
 
 
@@ -72,6 +73,7 @@ def set_up() -> ResponseReturnValue:
             password=form.password.data or "",
             origin=origin(),
             peppers=settings().key_peppers,
+            timezone=form.timezone.data or "",
             first_only=True,
         )
     except Invalid as invalid:

@@ -12,7 +12,7 @@ DAYS_MAX = 62  # from there on a bar is a month
 MONTHS_MAX = 24
 HEIGHT = 40  # of a bar at its highest, in the drawing's own units
 CAP = 1_000  # a bar's count stops there, so that a busy day costs no more
-SPARK_CAP = 30  # fifty keys are counted at once
+SPARK_CAP = 30  # a page of keys is counted at once
 
 
 @dataclass(frozen=True)

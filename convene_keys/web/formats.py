@@ -1,6 +1,6 @@
 """How times and events are written for people, in the organization's own time zone."""
 
-from datetime import UTC, date, datetime, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
 from flask import Flask
@@ -8,7 +8,6 @@ from flask_login import current_user
 from markupsafe import Markup, escape
 
 from convene_keys import clock
-from convene_keys.audit import rfc3339
 from convene_keys.events import Action, ActorKind, Outcome
 from convene_keys.models import AuditEvent
 
@@ -16,14 +15,32 @@ _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 
 def init_app(app: Flask) -> None:
-    for write in (day, ago, exact, clock_time, is_today, rfc3339, sentence, money):
+    for write in (day, ago, exact, clock_time, is_today, html_time, sentence, money):
         app.add_template_filter(write)
+    app.jinja_env.globals["zone_name"] = zone_name
 
 
 def zone() -> tzinfo:
     if current_user and current_user.is_authenticated:
         return ZoneInfo(current_user.organization.timezone)
     return UTC
+
+
+def zone_name() -> str:
+    """`Europe/Stockholm (UTC+1)`: the zone of all times on the page, and its offset now."""
+    name = str(zone())
+    offset = clock.now().astimezone(zone()).utcoffset() or timedelta()
+    if name == "UTC":
+        return name
+    hours, minutes = divmod(abs(offset) // timedelta(minutes=1), 60)
+    sign = "−" if offset < timedelta() else "+"
+    return f"{name.replace('_', ' ')} (UTC{sign}{hours}{f':{minutes:02}' if minutes else ''})"
+
+
+def html_time(moment: datetime) -> str:
+    """`2026-11-02T09:42:07.123Z`: HTML's `datetime` takes at most three digits of a second."""
+    fine = "milliseconds" if moment.microsecond else "seconds"
+    return moment.astimezone(UTC).isoformat(timespec=fine).replace("+00:00", "Z")
 
 
 def day(moment: datetime | date) -> str:

@@ -4,7 +4,15 @@ from functools import cache
 
 from flask import Blueprint, Response, url_for
 from flask_login import current_user
-from wtforms import Field, IntegerField, PasswordField, RadioField, SelectField, StringField
+from wtforms import (
+    BooleanField,
+    Field,
+    IntegerField,
+    PasswordField,
+    RadioField,
+    SelectField,
+    StringField,
+)
 
 from convene_keys import accounts, notices, team
 from convene_keys.access import Access, access, member_actor
@@ -60,6 +68,10 @@ class BillingForm(Form):
 
 class NameForm(Form):
     name = StringField("Your name")
+
+
+class MailForm(Form):
+    weekly_digest = BooleanField("A digest each Monday")
 
 
 class PasswordForm(Form):
@@ -139,6 +151,13 @@ def change_name() -> Response:
     return done("Your name was saved.", url_for("settings.account"))
 
 
+@blueprint.post("/account/mail")
+@access(Access.VIEWER)
+def choose_mail() -> Response:
+    team.choose_mail(member_actor(), weekly_digest=bool(MailForm().weekly_digest.data))
+    return done("Your choice was saved.", url_for("settings.account"))
+
+
 @blueprint.post("/account/password")
 @access(Access.VIEWER)
 def change_password() -> Response:
@@ -180,6 +199,7 @@ def _account_page(
         status=status,
         name_form=name_form or NameForm(formdata=None, obj=current_user.member),
         password_form=password_form or PasswordForm(formdata=None),
+        mail_form=MailForm(formdata=None, obj=current_user.member),
         sessions=accounts.sessions(
             db.session(),
             current_user.member.id,

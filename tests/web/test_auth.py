@@ -96,6 +96,22 @@ def test_setup_adds_sample_data_when_asked(client):
     assert actions()[-1] == ("sample_data.made", "ok")
 
 
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("Europe/Stockholm", "Europe/Stockholm"),
+        ("Asia/Calcutta", "Asia/Calcutta"),
+        ("", "UTC"),
+        ("../../etc/passwd", "UTC"),
+        ("x" * 5_000, "UTC"),
+    ],
+)
+def test_setup_takes_the_browsers_time_zone(client, sent, kept):
+    client.post(SETUP, data=FORM | {"timezone": sent})
+
+    assert db.session.query(Organization).one().timezone == kept
+
+
 @pytest.mark.parametrize("code", ["", "?code=", "?code=wrong", "?code=%00", f"{SETUP[6:]}x"])
 def test_setup_needs_its_code(client, code):
     for answer in (client.get(f"/setup{code}"), client.post(f"/setup{code}", data=FORM)):

@@ -43,6 +43,16 @@ def secret_in(html: str) -> str:
     return found[1]
 
 
+def test_what_nobody_is_known_of_is_never_called_none(client, maya):
+    made, _ = make.api_key(maya.organization)  # on the command line
+    with transaction() as session:
+        record(session, Actor.of_key(made, Origin()), Action.BOOKING_APPROVED)
+    for path in ("", f"/{made.id}", f"/{made.id}/leak", f"/{made.id}/leak/report.txt"):
+        page = client.get(f"/admin/api_keys{path}").text
+        assert "None" not in page, path
+    assert "by the command line" in client.get("/admin/api_keys").text
+
+
 def test_create_shows_the_secret_once_and_it_works(client, maya):
     answer = create(client, tool="claude", scope="read_write")
 

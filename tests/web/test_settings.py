@@ -447,3 +447,33 @@ def test_settings_need_a_sign_in(client, path):
 )
 def test_device_is_named_in_plain_words(user_agent, words):
     assert device(user_agent) == words
+
+
+# Mail
+
+
+def test_member_switches_the_weekly_digest_off_and_on(client, maya):
+    for sent, wanted in (({}, False), ({"weekly_digest": "y"}, True)):
+        answer = client.post("/admin/settings/account/mail", data=sent)
+        assert (answer.status_code, answer.location) == (303, "/admin/settings/account")
+        assert db.session.get(Member, maya.id).weekly_digest is wanted
+        assert events()[-1] == (
+            "member.mail_changed",
+            {"weekly_digest": {"before": not wanted, "after": wanted}},
+        )
+    client.post("/admin/settings/account/mail", data={"weekly_digest": "y"})
+    assert len(events()) == 2
+
+
+@pytest.mark.parametrize(
+    ("role", "offered"), [("admin", True), ("manager", True), ("viewer", False)]
+)
+def test_digest_is_offered_to_whom_it_is_sent(sqlite_url, role, offered):
+    on = {"MAIL_URL": "smtp://127.0.0.1:1", "MAIL_FROM": "keys@example.org"}
+    app = create_app(environ(sqlite_url, **on))
+    with app.app_context():
+        client = new_browser(app)
+        client.sign_in(member_with_password(role))
+        assert ("A digest each Monday" in client.get("/admin/settings/account").text) is offered
+        db.session.remove()
+        db.engine.dispose()
