@@ -3,28 +3,18 @@
 import hashlib
 import math
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, delete, func, select, update
-from sqlalchemy.orm import Session, contains_eager, joinedload
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session, joinedload
 
-from convene_keys import clock, links, notices, passwords
+from convene_keys import clock, notices, passwords
 from convene_keys.audit import Actor, Origin, record
-from convene_keys.audit import network as network_of
 from convene_keys.errors import FieldError, Forbidden, Invalid, NotFound, TooMany
 from convene_keys.events import Action, ActorKind, Outcome
 from convene_keys.extensions import serialize, transaction
-from convene_keys.models import (
-    MAKER,
-    Member,
-    Organization,
-    Role,
-    SignInAttempt,
-    SignInLink,
-    SignInSession,
-)
+from convene_keys.models import Member, Role, SignInAttempt, SignInSession
 from convene_keys.names import fold
 from convene_keys.tokens import redact
 
@@ -44,11 +34,7 @@ def sign_in(email: str, password: str, origin: Origin, peppers: Sequence[str]) -
     member, and `TooMany` after too many tries.
     """
     email_folded = fold(email.replace("\0", "").strip())  # PostgreSQL keeps no null bytes
-    with transaction() as session:
-        member = session.scalar(select(Member).where(Member.email_folded == email_folded))
-        known = member is not None and _knows(session, member.id, origin.network)
-        _count(session, _digest(email_folded), origin.network, known=known)
-        stored = member.password_hash if member else None
+    stored = _reserve(email_folded, origin)
     fitting = passwords.fits(password, stored, peppers)
     renewed = None
     if fitting and stored is not None and passwords.is_outdated(stored, peppers):
@@ -92,17 +78,14 @@ def check_password(
 ) -> None:
     """Ask a signed-in member for the password again, and keep that it was right.
 
-    Raises `Invalid` or `TooMany`. Counted by session, so that nobody who guesses elsewhere can keep
-    the member from it.
+    Raises `Invalid` or `TooMany`, counted with the tries to sign in.
     """
-    where = f"session {session_id}"
-    with transaction() as session:
-        _count(session, b"", where, known=True)
-        stored = session.scalar(select(Member.password_hash).where(Member.id == member.id))
+    email_folded = member.email_folded
+    stored = _reserve(email_folded, origin)
     fitting = passwords.fits(password, stored, peppers)
     with transaction() as session:
         if fitting:
-            session.execute(delete(SignInAttempt).where(SignInAttempt.network == where))
+            _forget_tries(session, email_folded)
             session.execute(
                 update(SignInSession)
                 .where(SignInSession.id == session_id)
@@ -115,49 +98,23 @@ def check_password(
         raise Invalid([FieldError("current_password", "This is not your password.")])
 
 
-@contextmanager
-def acting(actor: Actor, needed: str) -> Iterator[Session]:
-    """A write transaction in which the actor may do what needs the role `needed`, or `MAKER`.
-
-    Raises as `authorize` does.
-    """
-    with transaction() as session:
-        authorize(session, actor, needed)
-        yield session
-
-
-@contextmanager
-def changing_team(actor: Actor, needed: str = Role.ADMIN) -> Iterator[Session]:
-    """The same to change members, their passwords or links in.
-
-    One at a time: two admins who change each other would wait for each other's rows for ever.
-    """
-    with transaction() as session:
-        links.serialize_team(session, actor.organization_id)
-        authorize(session, actor, needed)
-        yield session
-
-
-def authorize(session: Session, actor: Actor, needed: str) -> None:
+def authorize(session: Session, actor: Actor, needed: Role) -> Member | None:
     """Read again, in the caller's transaction, that the actor may still do this.
 
     What was true when the request came may have changed while it waited: the member's role or
-    state, their session, or who may make keys. What is read here stays as it is until the
-    transaction ends; the member's row is locked as for a change of it, since two that held it for
-    reading and then changed it would wait for each other. A key or the system has no role. Raises
-    `Forbidden`.
+    state, or their session. Their rows stay as they are until the transaction ends. Gives the
+    member; None for a key or the system, which have no role. Raises `Forbidden`.
     """
     if actor.kind is not ActorKind.MEMBER:
-        return
+        return None
     member = session.scalar(
         select(Member)
-        .join(Member.organization)
         .where(Member.organization_id == actor.organization_id, Member.id == actor.member_id)
-        .options(contains_eager(Member.organization))
-        .with_for_update(key_share=True, of=(Member, Organization) if needed == MAKER else Member)
+        .options(joinedload(Member.organization))
+        .with_for_update(read=True, of=Member)
         .execution_options(populate_existing=True)
     )
-    if member is None or not member.may(needed):
+    if member is None or member.disabled_at is not None or not Role(member.role).covers(needed):
         raise Forbidden("Your role doesn’t allow this. Please ask an admin of your organization.")
     if actor.session_id is not None:
         living = select(SignInSession.id).where(
@@ -167,6 +124,7 @@ def authorize(session: Session, actor: Actor, needed: str) -> None:
         )
         if session.scalar(living.with_for_update(read=True)) is None:
             raise Forbidden("You were signed out meanwhile. Please sign in again.")
+    return member
 
 
 def session_of(
@@ -186,25 +144,6 @@ def session_of(
         )
         .options(joinedload(SignInSession.member).joinedload(Member.organization))
     )
-
-
-def why_ended(session: Session, token: str, *, idle: timedelta, most: timedelta) -> str | None:
-    """Why a session lives no more, in a sentence; None when `token` never opened one."""
-    found = session.scalar(select(SignInSession).where(SignInSession.digest == _digest(token)))
-    if found is None:
-        return None
-    if found.ended_at is None and found.last_seen_at <= clock.now() - idle:
-        return f"You were signed out after {_span(idle)} without a click."
-    if found.ended_at is None and found.created_at <= clock.now() - most:
-        return f"You were signed out {_span(most)} after you signed in."
-    return "You were signed out."
-
-
-def _span(time: timedelta) -> str:
-    """`45 minutes`, `2 hours`."""
-    hours, minutes = divmod(time // timedelta(minutes=1), 60)
-    number, unit = (hours, "hour") if not minutes else (hours * 60 + minutes, "minute")
-    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def is_fresh(signed_in: SignInSession) -> bool:
@@ -234,7 +173,7 @@ def sign_out(actor: Actor, session_id: int) -> None:
 
 def end_other_sessions(actor: Actor, session_id: int) -> None:
     """End every session of the acting member but this one."""
-    with acting(actor, Role.VIEWER) as session:
+    with transaction() as session:
         _end(session, SignInSession.member_id == actor.member_id, SignInSession.id != session_id)
         record(session, actor, Action.MEMBER_SESSIONS_ENDED)
 
@@ -260,22 +199,18 @@ def sessions(
 def change_password(
     actor: Actor, member: Member, session_id: int, new: str, peppers: Sequence[str]
 ) -> None:
-    """Set the acting member's own password; every other session, and link, of theirs ends.
+    """Set the acting member's own password; every other session of theirs ends.
 
     The current one has been checked by the caller. Raises `Invalid` for a weak password.
     """
     require_strong("new_password", new, member.name, member.email, member.organization.name)
     hashed = passwords.hash_password(new, peppers)
-    with changing_team(actor, Role.VIEWER) as session:
+    with transaction() as session:
         session.execute(
             update(Member).where(Member.id == actor.member_id).values(password_hash=hashed)
         )
         _end(session, SignInSession.member_id == actor.member_id, SignInSession.id != session_id)
         record(session, actor, Action.MEMBER_PASSWORD_CHANGED)
-        links.withdraw(
-            session, actor, SignInLink.member_id == actor.member_id, reason="a new password"
-        )
-        notices.password_changed(session, actor)
 
 
 def end_sessions_of(session: Session, member_id: int) -> None:
@@ -290,42 +225,32 @@ def require_strong(field: str, password: str, *words: str) -> None:
         raise Invalid([FieldError(field, weakness)])
 
 
-def _count(session: Session, email_digest: bytes, network: str, *, known: bool) -> None:
-    """Count a try before it is made, so that many at once can't slip through.
-
-    To one who is `known` there, others' tries elsewhere, or for other accounts, don't matter.
-    Raises `TooMany`.
-    """
-    now = clock.now()
-    serialize(session, "sign-in")
-    session.execute(delete(SignInAttempt).where(SignInAttempt.at <= now - WINDOW))
-    account, address = SignInAttempt.email_digest == email_digest, SignInAttempt.network == network
-    _check_tries(session, TRIES_PER_ACCOUNT_AND_NETWORK, account, address)
-    if not known:
-        _check_tries(session, TRIES_PER_NETWORK, address)
-        _check_tries(session, TRIES_PER_ACCOUNT, account)
-    session.add(SignInAttempt(at=now, email_digest=email_digest, network=network))
-
-
-def _knows(session: Session, member_id: int, network: str) -> bool:
-    """Whether the member signed in from this network lately."""
-    addresses = select(SignInSession.ip).where(
-        SignInSession.member_id == member_id,
-        SignInSession.created_at > clock.now() - notices.PLACES_KNOWN_FOR,
-        SignInSession.ip.is_not(None),
-    )
-    return network in {network_of(ip) for ip in session.scalars(addresses.distinct()) if ip}
-
-
-def _check_tries(session: Session, most: int, *which: ColumnElement[bool]) -> None:
-    """Raises `TooMany` when `most` tries of these were made in the last 15 minutes."""
-    tries, first = session.execute(
-        select(func.count(), func.min(SignInAttempt.at)).where(*which)
-    ).one()
-    if tries >= most:
-        wait = math.ceil((first + WINDOW - clock.now()).total_seconds())
-        minutes = "a minute" if wait <= 60 else f"{math.ceil(wait / 60)} minutes"
-        raise TooMany(f"There were too many tries. Please wait {minutes}.", retry_after=wait)
+def _reserve(email_folded: str, origin: Origin) -> str | None:
+    """Count a try before it is made, so that many at once can't slip through; the stored hash."""
+    now, digest, network = clock.now(), _digest(email_folded), origin.network
+    with transaction() as session:
+        serialize(session, "sign-in")
+        session.execute(delete(SignInAttempt).where(SignInAttempt.at <= now - WINDOW))
+        account, address = SignInAttempt.email_digest == digest, SignInAttempt.network == network
+        for conditions, most in (
+            ((account, address), TRIES_PER_ACCOUNT_AND_NETWORK),
+            ((address,), TRIES_PER_NETWORK),
+            ((account,), TRIES_PER_ACCOUNT),
+        ):
+            tries, first = session.execute(
+                select(func.count(), func.min(SignInAttempt.at)).where(*conditions)
+            ).one()
+            if tries >= most:
+                wait = math.ceil((first + WINDOW - now).total_seconds())
+                minutes = "a minute" if wait <= 60 else f"{math.ceil(wait / 60)} minutes"
+                raise TooMany(
+                    f"There were too many tries. Please wait {minutes}.", retry_after=wait
+                )
+        session.add(SignInAttempt(at=now, email_digest=digest, network=network))
+        stored: str | None = session.scalar(
+            select(Member.password_hash).where(Member.email_folded == email_folded)
+        )
+        return stored
 
 
 def _begin(session: Session, member: Member, origin: Origin) -> str:

@@ -39,9 +39,7 @@ class Unauthenticated(Problem):
 
     @property
     def headers(self) -> dict[str, str]:
-        """With an error only where a key was sent (RFC 6750, 3.1)."""
-        sent = self.code not in (Unauthenticated.code, "key_missing")
-        return {"WWW-Authenticate": 'Bearer error="invalid_token"' if sent else "Bearer"}
+        return {"WWW-Authenticate": "Bearer"}
 
 
 class Forbidden(Problem):

@@ -47,21 +47,6 @@ class Action(StrEnum):
         "gave the key {target} an end date",
         "give the key {target} an end date",
     )
-    KEY_WIDENED = (
-        "key.widened",
-        "let the key {target} read and change",
-        "let the key {target} read and change",
-    )
-    KEY_EXPIRY_CHANGED = (
-        "key.expiry_changed",
-        "changed the end date of the key {target}",
-        "change the end date of the key {target}",
-    )
-    KEY_EXPIRY_REMOVED = (
-        "key.expiry_removed",
-        "took the end date off the key {target}",
-        "take the end date off the key {target}",
-    )
     KEY_EXPIRED = "key.expired", "noted that the key {target} expired", "expire the key {target}"
     KEY_LEAK_REPORTED = (
         "key.leak_reported",
@@ -88,18 +73,12 @@ class Action(StrEnum):
         "noted a reminder for {target}",
         "note a reminder for {target}",
     )
-    APPLICATION_RESTORED = (
-        "application.restored",
-        "put {target} back as it was",
-        "put {target} back",
-    )
     BOOKING_LISTED = "booking.listed", "listed bookings", "list bookings"
     BOOKING_VIEWED = "booking.viewed", "looked at {target}", "look at {target}"
     BOOKING_APPROVED = "booking.approved", "approved {target}", "approve {target}"
     BOOKING_DECLINED = "booking.declined", "declined {target}", "decline {target}"
     BOOKING_CANCELLED = "booking.cancelled", "cancelled {target}", "cancel {target}"
     BOOKING_PAID = "booking.paid", "marked {target} as paid", "mark {target} as paid"
-    BOOKING_RESTORED = "booking.restored", "put {target} back as it was", "put {target} back"
     AUDIT_LISTED = "audit.listed", "listed its own activity", "list its own activity"
     AUDIT_EXPORTED = "audit.exported", "exported the audit log", "export the audit log"
     OFF_LIMITS = (
@@ -128,11 +107,6 @@ class Action(StrEnum):
         "made a sign-in link for {target}",
         "make a sign-in link for {target}",
     )
-    MEMBER_LINK_WITHDRAWN = (
-        "member.link_withdrawn",
-        "withdrew the sign-in link for {target}",
-        "withdraw the sign-in link for {target}",
-    )
     MEMBER_CHANGED = "member.changed", "changed {target}", "change {target}"
     MEMBER_DISABLED = "member.disabled", "disabled {target}", "disable {target}"
     MEMBER_ENABLED = "member.enabled", "enabled {target} again", "enable {target} again"
@@ -146,11 +120,6 @@ class Action(StrEnum):
         "member.password_changed",
         "changed their own password",
         "change their own password",
-    )
-    MEMBER_PASSWORD_SET = (
-        "member.password_set",
-        "set their password by a link that {target} made",
-        "set their password by a link that {target} made",
     )
     MEMBER_SESSIONS_ENDED = (
         "member.sessions_ended",

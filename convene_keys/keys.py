@@ -3,17 +3,15 @@
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, case, exists, func, select, update
+from sqlalchemy import ColumnElement, Row, bindparam, case, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 
 from convene_keys import clients, clock, notices, tokens
-from convene_keys.accounts import acting, authorize
 from convene_keys.audit import Actor, Origin, Target, network, record, rfc3339
 from convene_keys.errors import (
     Conflict,
@@ -24,17 +22,15 @@ from convene_keys.errors import (
     Unauthenticated,
 )
 from convene_keys.events import Action, Outcome
-from convene_keys.extensions import Base, Statement, direct, serialize
+from convene_keys.extensions import Base, Statement, direct, serialize, transaction
 from convene_keys.models import (
     EXPIRING_SOON,
     ID_MAX,
-    MAKER,
     ApiKey,
     AuditEvent,
     KeyUse,
     Member,
     Organization,
-    Role,
     Scope,
     Tool,
 )
@@ -76,7 +72,7 @@ def create(
         message = f"Please choose 1 to {EXPIRY_MAX_DAYS:,} days, or no end date."
         raise Invalid([FieldError("expires_in_days", message)])
     life = timedelta(days=expires_in_days) if expires_in_days else None
-    with acting(actor, MAKER) as session:
+    with transaction() as session:
         _release_expired(session, actor.organization_id, fold(name))
         return _made(session, actor, name, tool, scope, life, peppers, created_by_id)
 
@@ -126,10 +122,9 @@ def rotate(
     """A key's successor, which takes its name, tool, scope and span of life, and the secret.
 
     The old key goes on for the `grace`, or to its own end if that comes first; without any it is
-    revoked. Raises `NotFound`, `Conflict` for a key that has ended or has a successor, or `Invalid`
-    when it was rotated before, and its name is another key's by now.
+    revoked. Raises `NotFound`, or `Conflict` for a key that has ended or has a successor.
     """
-    with acting(actor, MAKER) as session:
+    with transaction() as session:
         old = get(session, actor.organization_id, key_id, lock=True)
         require_rotatable(old)
         now = clock.now()
@@ -152,7 +147,7 @@ def replace(
     Raises `NotFound`, `Invalid` when the name is another key's by now, or `Conflict` for a key
     that did not leak or has a successor.
     """
-    with acting(actor, MAKER) as session:
+    with transaction() as session:
         old = get(session, actor.organization_id, key_id, lock=True)
         if old.successor is not None:
             raise Conflict("This key was replaced already.")
@@ -163,9 +158,7 @@ def replace(
 
 
 def _life(key: ApiKey) -> timedelta | None:
-    """How long a key was meant to live: one rotated before was cut short, its successor was not."""
-    meant = key.successors[-1] if key.successors else key
-    return meant.expires_at - meant.created_at if meant.expires_at else None
+    return key.expires_at - key.created_at if key.expires_at else None
 
 
 def _successor(
@@ -176,9 +169,6 @@ def _successor(
     peppers: Sequence[str],
     created_by_id: int | None,
 ) -> tuple[ApiKey, str]:
-    # An older key that goes on beside one that has ended now has its place taken in its stead.
-    older = old.predecessor
-    place = older if old.ended and older is not None and older.works else old
     return _made(
         session,
         actor,
@@ -188,7 +178,7 @@ def _successor(
         life,
         peppers,
         created_by_id,
-        predecessor_id=place.id,
+        predecessor_id=old.id,
     )
 
 
@@ -213,7 +203,7 @@ def rename(actor: Actor, key_id: int, name: str) -> ApiKey:
     Raises `NotFound`, or `Invalid` for a bad name or one that is taken.
     """
     name = _name(name)
-    with acting(actor, Role.MANAGER) as session:
+    with transaction() as session:
         key = get(session, actor.organization_id, key_id, lock=True)
         if key.name != name:
             _release_expired(session, actor.organization_id, fold(name))
@@ -232,7 +222,7 @@ def revoke(actor: Actor, key_id: int, reason: str = "") -> ApiKey:
         reason = clean_text(reason, most=REASON_MAX, lines=False)
     except ValueError as error:
         raise Invalid([FieldError("reason", str(error))]) from None
-    with acting(actor, Role.MANAGER) as session:
+    with transaction() as session:
         key = get(session, actor.organization_id, key_id, lock=True)
         end(session, actor, key, reason)
     return key
@@ -251,66 +241,19 @@ def end(session: Session, actor: Actor, key: ApiKey, reason: str = "") -> bool:
     return True
 
 
-def edit(
-    actor: Actor, key_id: int, *, scope: Scope, expires_on: date | None, confirmed: bool
-) -> ApiKey:
-    """Change what a key may do, and the last day on which it works, in its organization's time zone.
-
-    More of either takes a member who may make keys, and `confirmed`: their password, given lately.
-    Raises `NotFound`, `Forbidden`, `Conflict` for a key that has ended or was rotated, or `Invalid`.
-    """
-    with acting(actor, Role.MANAGER) as session:
-        key = get(session, actor.organization_id, key_id, lock=True)
-        if key.ended:
-            raise Conflict("A key that has ended can’t be brought back. Please create a new one.")
-        if key.released_at is not None:
-            raise Conflict("This key was rotated and ends soon. Please rotate it again instead.")
-        ends = key.expires_at if expires_on == key.last_day else _end_of(expires_on, key)
-        later = key.expires_at is not None and (ends is None or ends > key.expires_at)
-        if later or (scope != Scope.READ and key.scope == Scope.READ):
-            authorize(session, actor, MAKER)
-            if not confirmed:
-                raise Invalid([FieldError("current_password", "Please type your password.")])
-        set_scope(session, actor, key, scope)
-        set_expiry(session, actor, key, ends)
-    return key
+def narrow(session: Session, actor: Actor, key: ApiKey) -> None:
+    """Let `key` only read from now on, in the caller's transaction. There is no way back."""
+    if key.scope != Scope.READ:
+        key.scope = Scope.READ
+        record(session, actor, Action.KEY_NARROWED, target(key))
 
 
-def end_of(day: date, zone: str) -> datetime:
-    """The last second of a day in a time zone: a key's end is written as that day."""
-    return datetime.combine(day, time(23, 59, 59), ZoneInfo(zone)).astimezone(UTC)
-
-
-def _end_of(day: date | None, key: ApiKey) -> datetime | None:
-    if day is None:
-        return None
-    zone = key.organization.timezone
-    today = clock.now().astimezone(ZoneInfo(zone)).date()
-    if not today <= day <= today + timedelta(days=EXPIRY_MAX_DAYS):
-        message = "Please choose a day from today on, within ten years. To stop it now, revoke it."
-        raise Invalid([FieldError("expires_on", message)])
-    return end_of(day, zone)
-
-
-def set_scope(session: Session, actor: Actor, key: ApiKey, scope: Scope) -> None:
-    """Let `key` do this from its next call on, in the caller's transaction."""
-    if key.scope != scope:
-        before, key.scope = key.scope, scope
-        action = Action.KEY_NARROWED if scope is Scope.READ else Action.KEY_WIDENED
-        record(session, actor, action, target(key), detail={"before": before, "after": scope})
-
-
-def set_expiry(session: Session, actor: Actor, key: ApiKey, at: datetime | None) -> None:
-    """Let `key` stop working `at` a moment, or never, in the caller's transaction."""
-    if key.expires_at == at:
-        return
-    before, key.expires_at = key.expires_at, at
-    action = Action.KEY_EXPIRY_CHANGED if at else Action.KEY_EXPIRY_REMOVED
-    if before is None:
-        action = Action.KEY_EXPIRY_SET
-    detail = {"before": rfc3339(before)} if before else {}
-    detail |= {"after": rfc3339(at)} if at else {}
-    record(session, actor, action, target(key), detail=detail)
+def set_expiry(session: Session, actor: Actor, key: ApiKey, at: datetime) -> None:
+    """Let `key`, which has no end date, stop working `at`, in the caller's transaction."""
+    if key.expires_at is None:
+        key.expires_at = at
+        detail = {"expires_at": rfc3339(at)}
+        record(session, actor, Action.KEY_EXPIRY_SET, target(key), detail=detail)
 
 
 def get(session: Session, organization_id: int, key_id: int, *, lock: bool = False) -> ApiKey:
@@ -351,8 +294,12 @@ def list_keys(
 
     A key that goes on beside its successor is not listed: its successor has it as `predecessor`.
     """
-    query = _listed(organization_id, q, status)
-    total = count(session, organization_id, q, status)
+    query = select(ApiKey).where(
+        ApiKey.organization_id == organization_id, *_in_status(status), ~_beside_successor()
+    )
+    if q:
+        query = query.where(ApiKey.name_folded.contains(fold(q), autoescape=True))
+    total = session.scalar(query.with_only_columns(func.count())) or 0
     pages = max(1, -(-total // page_size))
     page = min(max(page, 1), pages)
     column: ColumnElement[object] = {
@@ -373,24 +320,12 @@ def list_keys(
     return KeyPage(keys, total, page, pages)
 
 
-def count(session: Session, organization_id: int, q: str, status: str) -> int:
-    """How many keys `list_keys` has in all its pages."""
-    query = _listed(organization_id, q, status).with_only_columns(func.count())
-    return session.scalar(query) or 0
-
-
-def _listed(organization_id: int, q: str, status: str) -> Select[ApiKey]:
-    query = select(ApiKey).where(
-        ApiKey.organization_id == organization_id, *_in_status(status), ~_beside_successor()
-    )
-    if q:
-        query = query.where(ApiKey.name_folded.contains(fold(q), autoescape=True))
-    return query
-
-
 def expiring(session: Session, organization_id: int) -> int:
     """How many of the organization's keys stop working soon."""
-    return count(session, organization_id, "", "expiring")
+    soon = select(func.count()).where(
+        ApiKey.organization_id == organization_id, *_in_status("expiring"), ~_beside_successor()
+    )
+    return session.scalar(soon) or 0
 
 
 def newest(session: Session, organization_id: int) -> ApiKey | None:
@@ -432,8 +367,8 @@ def choices(
     All of them while they are few, else those used last, and the `chosen` one.
     """
     (ended,) = _in_status("revoked")
-    old = _beside_successor().label("old")
-    query = select(ApiKey.id, ApiKey.name, ended.label("ended"), old).where(
+    old = ~ended & ApiKey.released_at.is_not(None)
+    query = select(ApiKey.id, ApiKey.name, ended.label("ended"), old.label("old")).where(
         ApiKey.organization_id == organization_id
     )
     by_name = query.order_by(ApiKey.name_folded, ApiKey.id)
@@ -534,9 +469,7 @@ def find(connection: Direct, token: str, peppers: Sequence[str]) -> Any:
     for pepper in peppers:
         digest = tokens.digest(token, pepper)
         key = connection.first(_FIND, presented=digest)
-        if key is None or key.pepper_id != tokens.pepper_id(pepper):
-            continue
-        if hmac.compare_digest(key.digest, digest):
+        if key is not None and hmac.compare_digest(key.digest, digest):
             return key
     raise Unauthenticated("This API key is not known.", code="key_unknown")
 
@@ -590,19 +523,11 @@ def _place(key: Any, ip: str | None, user_agent: str | None) -> tuple[str, str]:
 
 
 def note_refusal(
-    session: Session,
-    organization_id: int,
-    key_id: int,
-    origin: Origin,
-    code: str,
-    *,
-    count: int = 1,
-    at: datetime | None = None,
+    session: Session, organization_id: int, key_id: int, origin: Origin, code: str
 ) -> None:
-    """Count tries of a key that no longer works; record them at most once a minute a key.
+    """Count a try of a key that no longer works; record it at most once a minute a key.
 
-    There were `count`, the last of them `at`, by default now. The event tells how many tries there
-    were since the last one that was recorded.
+    The event tells how many tries there were since the last one that was recorded.
     """
     now, key = clock.now(), get(session, organization_id, key_id, lock=True)
     # One that was rotated gave up its name before its end; that its end has come is news still.
@@ -612,7 +537,7 @@ def note_refusal(
     session.execute(
         update(ApiKey)
         .where(ApiKey.id == key.id)
-        .values(refused_count=ApiKey.refused_count + count, refused_at=at or now)
+        .values(refused_count=ApiKey.refused_count + 1, refused_at=now)
         .execution_options(synchronize_session=False)
     )
     session.refresh(key)
@@ -689,22 +614,17 @@ def _note_expired(session: Session, key: ApiKey) -> None:
     record(session, Actor.system(key.organization_id), Action.KEY_EXPIRED, target(key))
 
 
-def replaced() -> ColumnElement[bool]:
-    """Whether one that a key was rotated to works."""
-    successor = aliased(ApiKey)
-    return exists().where(
+def _beside_successor() -> ColumnElement[bool]:
+    """Whether a key works, and so does the one that it was rotated to."""
+    successor, now = aliased(ApiKey), clock.now()
+    replaced = exists().where(
         successor.predecessor_id == ApiKey.id,
         successor.revoked_at.is_(None),
-        successor.expires_at.is_(None) | (successor.expires_at > clock.now()),
+        successor.expires_at.is_(None) | (successor.expires_at > now),
     )
-
-
-def _beside_successor() -> ColumnElement[bool]:
-    """Whether a key works, and so does one that it was rotated to."""
-    now = clock.now()
     # A rotated key has an end, so most need no look at their successor.
     ends = ApiKey.expires_at.is_not(None) & (ApiKey.expires_at > now)
-    return ends & ApiKey.revoked_at.is_(None) & replaced()
+    return ends & ApiKey.revoked_at.is_(None) & replaced
 
 
 def _in_status(status: str) -> list[ColumnElement[bool]]:

@@ -1,8 +1,4 @@
-"""Logging: one line format for all that runs, from which every key is cut out.
-
-What others sent can't make a line of its own, or move a terminal's cursor: control characters are
-escaped, and what follows a line that is ours, such as a traceback, is indented.
-"""
+"""Logging: one line format for all that runs, from which every key is cut out."""
 
 import logging
 import logging.config
@@ -11,21 +7,11 @@ from typing import Any
 from convene_keys.tokens import redact
 
 
-class SafeFormatter(logging.Formatter):
-    """Cuts keys out of the whole text, tracebacks included, and escapes what can't be printed."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return _printable(super().formatMessage(record))
+class RedactingFormatter(logging.Formatter):
+    """Cuts keys out of the whole text, tracebacks included."""
 
     def format(self, record: logging.LogRecord) -> str:
-        lines = super().format(record).split("\n")
-        return redact("\n  ".join(_printable(line) for line in lines))
-
-
-def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return redact(super().format(record))
 
 
 def _logger(handler: str) -> dict[str, Any]:
@@ -37,10 +23,10 @@ CONFIG: dict[str, Any] = {
     "disable_existing_loggers": False,
     "formatters": {
         "line": {
-            "()": "convene_keys.logs.SafeFormatter",
+            "()": "convene_keys.logs.RedactingFormatter",
             "format": "%(asctime)s %(levelname)s %(name)s: %(message)s",
         },
-        "access": {"()": "convene_keys.logs.SafeFormatter", "format": "%(message)s"},
+        "access": {"()": "convene_keys.logs.RedactingFormatter", "format": "%(message)s"},
     },
     "handlers": {
         "stderr": {"class": "logging.StreamHandler", "formatter": "line"},

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from datetime import date as calendar_date
 from enum import StrEnum
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
     JSON,
@@ -89,7 +88,6 @@ class Role(StrEnum):
 
 
 MAKERS_OF_KEYS = (Role.ADMIN, Role.MANAGER)
-MAKER = "maker"  # what a change may ask for beside a role: that the member may make keys now
 
 
 class Scope(StrEnum):
@@ -198,12 +196,6 @@ class Member(Base):
         makers = (Role.ADMIN,) if admins_only else MAKERS_OF_KEYS
         return self.disabled_at is None and self.role in makers
 
-    def may(self, level: str) -> bool:
-        """Whether an active member's role covers `level`, a role or `MAKER`."""
-        if level == MAKER:
-            return self.may_make_keys
-        return self.disabled_at is None and Role(self.role).covers(Role(level))
-
 
 class SignInSession(Base):
     """One browser that a member signed in with. Only the digest of its token is kept."""
@@ -224,34 +216,8 @@ class SignInSession(Base):
     member: Mapped[Member] = relationship()
 
 
-class SignInLink(Base):
-    """With it a member sets their password, once. Only the digest of its code is kept.
-
-    `made_by` is none for one that was made on the command line. Which ones work: see `links`.
-    """
-
-    __tablename__ = "sign_in_link"
-    __table_args__ = (Index(None, "organization_id", "expires_at"),)
-
-    id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    organization_id: Mapped[int] = mapped_column(ForeignKey("organization.id"))
-    member_id: Mapped[int] = mapped_column(ForeignKey("member.id"))
-    made_by_id: Mapped[int | None] = mapped_column(ForeignKey("member.id"))
-    digest: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
-    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
-    expires_at: Mapped[datetime] = mapped_column(UTCDateTime)
-    used_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    withdrawn_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
-
-    member: Mapped[Member] = relationship(foreign_keys=[member_id])
-    made_by: Mapped[Member | None] = relationship(foreign_keys=[made_by_id])
-
-
 class SignInAttempt(Base):
-    """A try to sign in that has not succeeded, counted for all workers alike. Short-lived.
-
-    Of a signed-in member who confirms their password, `network` is the session, and no email counts.
-    """
+    """A try to sign in that has not succeeded, counted for all workers alike. Short-lived."""
 
     __tablename__ = "sign_in_attempt"
     __table_args__ = (Index(None, "email_digest", "at"), Index(None, "network", "at"))
@@ -266,8 +232,8 @@ class ApiKey(Base):
     """A secret that software holds to act for the organization; never for a person.
 
     Of the secret only an HMAC under a pepper is kept. A name belongs to one key at a time:
-    `released_at` says when this one gave it up: by being revoked, by having expired, or to a
-    successor, whose `predecessor_id` it is. Of several successors one at most works.
+    `released_at` says when this one gave it up: by being revoked, by having expired, or to its
+    successor, whose `predecessor_id` it is.
     """
 
     __tablename__ = "api_key"
@@ -287,7 +253,7 @@ class ApiKey(Base):
         Index(None, "organization_id", "name_folded", "id"),
         Index(None, "organization_id", "last_used_at", "id"),
         Index(None, "organization_id", "revoked_at", "expires_at"),  # to count by status
-        Index(None, "predecessor_id"),
+        Index(None, "predecessor_id", unique=True),
         {"sqlite_autoincrement": True},
     )
 
@@ -321,9 +287,9 @@ class ApiKey(Base):
     organization: Mapped[Organization] = relationship()
     creator: Mapped[Member | None] = relationship()
     predecessor: Mapped["ApiKey | None"] = relationship(
-        remote_side=[id], back_populates="successors"
+        remote_side=[id], back_populates="successor"
     )
-    successors: Mapped[list["ApiKey"]] = relationship(back_populates="predecessor", order_by=id)
+    successor: Mapped["ApiKey | None"] = relationship(back_populates="predecessor")
 
     @property
     def created_by_name(self) -> str:
@@ -345,19 +311,6 @@ class ApiKey(Base):
     @property
     def ended(self) -> bool:
         return not self.works
-
-    @property
-    def successor(self) -> "ApiKey | None":
-        """The key that took its place last; of one that works itself, only if that works too."""
-        taken = self.successors or (self.predecessor.successors if self.predecessor else [])
-        later = [key for key in taken if key.id > self.id and (self.ended or key.works)]
-        return later[-1] if later else None
-
-    @property
-    def last_day(self) -> calendar_date | None:
-        """On which it works, in its organization's time zone."""
-        zone = ZoneInfo(self.organization.timezone)
-        return self.expires_at.astimezone(zone).date() if self.expires_at else None
 
     @property
     def rotate_by(self) -> calendar_date:

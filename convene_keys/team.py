@@ -2,19 +2,20 @@
 
 import hashlib
 import hmac
-import unicodedata
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from functools import cache
 from typing import Any
 from zoneinfo import available_timezones
 
 from email_validator import EmailNotValidError, validate_email
+from itsdangerous import BadSignature, URLSafeSerializer
 from sqlalchemy import func, or_, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
-from convene_keys import clock, links, notices, passwords
-from convene_keys.accounts import acting, changing_team, end_sessions_of, require_strong
+from convene_keys import clock, notices, passwords
+from convene_keys.accounts import authorize, end_sessions_of, require_strong
 from convene_keys.audit import Actor, Origin, Target, record
 from convene_keys.errors import Conflict, FieldError, Invalid, NotFound
 from convene_keys.events import Action
@@ -27,10 +28,10 @@ from convene_keys.models import (
     Organization,
     OrganizationStatus,
     Role,
-    SignInLink,
 )
-from convene_keys.names import EMAIL_MAX, clean_line, fold, slug
+from convene_keys.names import clean_line, fold, slug
 
+LINK_VALID = timedelta(hours=72)
 ROTATE_MONTHS_MAX = 24
 PLANS = ("free", "standard", "plus")
 _REGIONS = frozenset(
@@ -55,18 +56,13 @@ def is_empty(session: Session) -> bool:
     return session.scalar(select(Organization.id).limit(1)) is None
 
 
-def setup_code(secret_key: str, pepper: str) -> str:
-    """The code of the first-run link. It is derived, so all workers agree and none keeps it.
-
-    From both secrets: the one that signs cookies must not be enough.
-    """
-    keys = secret_key.encode() + b"\0" + pepper.encode()
-    return hmac.new(keys, b"convene-keys first run", hashlib.sha256).hexdigest()[:40]
+def setup_code(secret_key: str) -> str:
+    """The code of the first-run link. It is derived, so all workers agree and none keeps it."""
+    return hmac.new(secret_key.encode(), b"convene-keys first run", hashlib.sha256).hexdigest()[:40]
 
 
-def is_setup_code(code: str, secret_key: str, pepper: str) -> bool:
-    wanted = setup_code(secret_key, pepper)
-    return hmac.compare_digest(code.encode("utf-8", "replace"), wanted.encode())
+def is_setup_code(code: str, secret_key: str) -> bool:
+    return hmac.compare_digest(code.encode("utf-8", "replace"), setup_code(secret_key).encode())
 
 
 def create_organization(
@@ -89,7 +85,7 @@ def create_organization(
     organization_name = _collect(errors, "organization", lambda: clean_line(name))
     member_name = _collect(errors, "name", lambda: clean_line(admin_name))
     email = _collect(errors, "email", lambda: _email(admin_email))
-    weakness = passwords.weakness(password, [organization_name, member_name, email])
+    weakness = passwords.weakness(password, [name, admin_name, admin_email])
     if weakness:
         errors.append(FieldError("password", weakness))
     if errors:
@@ -101,7 +97,7 @@ def create_organization(
             raise NotFound("This installation has been set up already.")
         organization = Organization(
             name=organization_name,
-            slug=_free_slug(session, organization_name),
+            slug=_free_slug(session, name),
             timezone=timezone if timezone in zones() else "UTC",
         )
         session.add(organization)
@@ -167,30 +163,38 @@ def add_member(
 
     Raises `Invalid` for bad input or an email that is taken, `NotFound` without an organization.
     """
-    member = _new_member(actor, name, email, role)
+    errors: list[FieldError] = []
+    clean_name = _collect(errors, "name", lambda: clean_line(name))
+    clean_email = _collect(errors, "email", lambda: _email(email))
+    if errors:
+        raise Invalid(errors)
+    hashed = None
     if password is not None:
-        require_strong("password", password, member.name, member.email)
-        member.password_hash = passwords.hash_password(password, peppers)
-    with changing_team(actor) as session:
-        _add(session, actor, member)
+        require_strong("password", password, name, email)
+        hashed = passwords.hash_password(password, peppers)
+    with transaction() as session:
+        if session.get(Organization, actor.organization_id) is None:
+            raise NotFound("There is no such organization.")
+        member = Member(
+            organization_id=actor.organization_id,
+            name=clean_name,
+            email=clean_email,
+            email_folded=fold(clean_email),
+            role=role,
+            password_hash=hashed,
+        )
+        session.add(member)
+        _flush_email(session)
+        record(session, actor, Action.MEMBER_ADDED, _target(member), detail={"role": role})
+        notices.member_added(session, actor, member)
     return member
-
-
-def invite(actor: Actor, *, name: str, email: str, role: Role) -> tuple[Member, str]:
-    """A new member, and the code of the link with which they set their password.
-
-    Raises as `add_member` does, and `TooMany` as `invitation`.
-    """
-    member = _new_member(actor, name, email, role)
-    with changing_team(actor) as session:
-        _add(session, actor, member)
-        return member, links.make(session, actor, member)
 
 
 def change_member(actor: Actor, member_id: int, *, name: str, role: Role) -> Member:
     """Change a member's name and role. Raises `NotFound`, `Invalid`, or `Conflict` for one's own role."""
     name = clean_name("name", name)
-    with changing_team(actor) as session:
+    with transaction() as session:
+        serialize(session, f"team {actor.organization_id}")
         member = get(session, actor.organization_id, member_id)
         if role != member.role and member.id == actor.member_id:
             raise Conflict("You can’t change your own role. Please ask another admin.")
@@ -198,8 +202,6 @@ def change_member(actor: Actor, member_id: int, *, name: str, role: Role) -> Mem
         if changed:
             _require_admin(session, actor.organization_id)
             record(session, actor, Action.MEMBER_CHANGED, _target(member), detail=changed)
-            if role != Role.ADMIN:
-                _withdraw_links_of(session, actor, member)
     return member
 
 
@@ -208,7 +210,8 @@ def set_disabled(actor: Actor, member_id: int, *, disabled: bool) -> Member:
 
     Raises `NotFound`, or `Conflict` for oneself or the last admin.
     """
-    with changing_team(actor) as session:
+    with transaction() as session:
+        serialize(session, f"team {actor.organization_id}")
         member = get(session, actor.organization_id, member_id)
         if member.id == actor.member_id:
             raise Conflict("You can’t disable yourself. Please ask another admin.")
@@ -221,57 +224,65 @@ def set_disabled(actor: Actor, member_id: int, *, disabled: bool) -> Member:
         _require_admin(session, actor.organization_id)
         action = Action.MEMBER_DISABLED if disabled else Action.MEMBER_ENABLED
         record(session, actor, action, _target(member))
-        if disabled:
-            _withdraw_links_of(session, actor, member)
-            theirs = SignInLink.member_id == member.id
-            links.withdraw(session, actor, theirs, reason="they were disabled")
     return member
 
 
-def invitation(actor: Actor, member_id: int) -> tuple[Member, str]:
+def invitation(actor: Actor, member_id: int, secret_key: str) -> tuple[Member, str]:
     """A member and the code of a link with which they set their password, once, within 72 hours.
 
-    Raises `NotFound`, `Forbidden`, `Conflict` for a disabled member, or `TooMany`: see `links.make`.
+    Raises `NotFound`, or `Conflict` for a disabled member.
     """
-    with changing_team(actor) as session:
+    with transaction() as session:
         member = get(session, actor.organization_id, member_id)
         if member.disabled_at is not None:
             raise Conflict("This member is disabled. Please enable them first.")
-        return member, links.make(session, actor, member)
+        record(session, actor, Action.MEMBER_INVITED, _target(member))
+        made = int(clock.now().timestamp())
+        return member, _links(secret_key).dumps([member.id, _state(member), made])
 
 
-def withdraw_link(actor: Actor, link_id: int) -> Member:
-    """End an open link, and give whom it was for. Raises `NotFound` or `Forbidden`."""
-    with changing_team(actor) as session:
-        for link in links.withdraw(session, actor, SignInLink.id == min(link_id, ID_MAX)):
-            return link.member
-    raise NotFound("This link doesn’t work any more.")
+def invited(session: Session, code: str, secret_key: str) -> Member:
+    """The member whom the link `code` was made for. Raises `NotFound` once it is used or over."""
+    try:
+        member_id, state, made = _links(secret_key).loads(code)
+    except BadSignature:
+        member_id, state, made = 0, "", 0
+    over = clock.now().timestamp() - made >= LINK_VALID.total_seconds()
+    member = session.scalar(
+        select(Member)
+        .where(Member.id == member_id, Member.disabled_at.is_(None))
+        .options(joinedload(Member.organization))
+    )
+    if over or member is None or not hmac.compare_digest(state, _state(member)):
+        raise NotFound("This link was used already or is too old. Please ask for a new one.")
+    return member
 
 
-def accept(code: str, password: str, origin: Origin, peppers: Sequence[str]) -> Member:
-    """Set the password of the member whom the link of `code` was made for; it works once.
+def accept(
+    code: str, password: str, secret_key: str, origin: Origin, peppers: Sequence[str]
+) -> Member:
+    """Set the password of the member whom `code` was made for; the code works once.
 
     Raises `NotFound`, or `Invalid` for a weak password.
     """
     with transaction() as session:
-        member = links.opened_by(session, code).member
-        organization_id = member.organization_id
+        member = invited(session, code, secret_key)
         words = (member.name, member.email, member.organization.name)
     require_strong("password", password, *words)
     hashed = passwords.hash_password(password, peppers)
     with transaction() as session:
-        links.serialize_team(session, organization_id)
-        link = links.opened_by(session, code)
-        link.member.password_hash = hashed
-        end_sessions_of(session, link.member_id)
-        links.use(session, link, origin)
-        return link.member
+        serialize(session, "invitation")
+        member = invited(session, code, secret_key)
+        member.password_hash = hashed
+        end_sessions_of(session, member.id)
+        record(session, Actor.of_member(member, origin), Action.MEMBER_PASSWORD_CHANGED)
+    return member
 
 
 def rename_self(actor: Actor, name: str) -> None:
     """Change the acting member's own name. Raises `Invalid`."""
     name = clean_name("name", name)
-    with acting(actor, Role.VIEWER) as session:
+    with transaction() as session:
         member = get(session, actor.organization_id, actor.member_id or 0)
         changed = _changes(member, {"name": name})
         if changed:
@@ -280,7 +291,8 @@ def rename_self(actor: Actor, name: str) -> None:
 
 def choose_mail(actor: Actor, *, weekly_digest: bool) -> None:
     """Change whether the acting member gets the weekly digest."""
-    with acting(actor, Role.VIEWER) as session:
+    with transaction() as session:
+        authorize(session, actor, Role.VIEWER)
         member = get(session, actor.organization_id, actor.member_id or 0)
         changed = _changes(member, {"weekly_digest": weekly_digest})
         if changed:
@@ -349,9 +361,8 @@ def clean_name(field: str, value: str) -> str:
 
 
 def _change_organization(actor: Actor, action: Action, changes: Mapping[str, Any]) -> None:
-    with acting(actor, Role.ADMIN) as session:
-        lock = {"key_share": True}  # events and keys may point to it meanwhile
-        organization = session.get_one(Organization, actor.organization_id, with_for_update=lock)
+    with transaction() as session:
+        organization = session.get_one(Organization, actor.organization_id, with_for_update=True)
         changed = _changes(organization, changes)
         if changed:
             where = Target("organization", organization.id, organization.name)
@@ -377,43 +388,15 @@ def _collect(errors: list[FieldError], field: str, clean: Any) -> str:
         return ""
 
 
-def _new_member(actor: Actor, name: str, email: str, role: Role) -> Member:
-    """Not in the database yet. Raises `Invalid`."""
-    errors: list[FieldError] = []
-    clean_name = _collect(errors, "name", lambda: clean_line(name))
-    clean_email = _collect(errors, "email", lambda: _email(email))
-    if errors:
-        raise Invalid(errors)
-    return Member(
-        organization_id=actor.organization_id,
-        name=clean_name,
-        email=clean_email,
-        email_folded=fold(clean_email),
-        role=role,
-    )
-
-
-def _add(session: Session, actor: Actor, member: Member) -> None:
-    if session.get(Organization, actor.organization_id) is None:
-        raise NotFound("There is no such organization.")
-    session.add(member)
-    _flush_email(session)
-    record(session, actor, Action.MEMBER_ADDED, _target(member), detail={"role": member.role})
-    notices.member_added(session, actor, member)
-
-
 def _email(value: str) -> str:
     """A well-formed address. Raises `ValueError` with a sentence for a person."""
-    email = clean_line(value, most=EMAIL_MAX)
     try:
-        # Where letters stand for many, checking each of those would take long.
-        if len(unicodedata.normalize("NFKC", email)) <= EMAIL_MAX:
-            return validate_email(
-                email, check_deliverability=False, test_environment=True
-            ).normalized
+        checked = validate_email(
+            clean_line(value, most=254), check_deliverability=False, test_environment=True
+        )
     except EmailNotValidError:
-        pass
-    raise ValueError("Please enter an email address, like maya@example.org.")
+        raise ValueError("Please enter an email address, like maya@example.org.") from None
+    return checked.normalized
 
 
 def _flush_email(session: Session) -> None:
@@ -448,10 +431,13 @@ def _require_admin(session: Session, organization_id: int) -> None:
         raise Conflict("An organization needs at least one admin.")
 
 
-def _withdraw_links_of(session: Session, actor: Actor, maker: Member) -> None:
-    """Those that somebody made who is no longer an admin, so that they don't come back."""
-    made = SignInLink.made_by_id == maker.id
-    links.withdraw(session, actor, made, reason="who made it is no longer an admin")
+def _links(secret_key: str) -> URLSafeSerializer:
+    return URLSafeSerializer(secret_key, salt="sign-in link")
+
+
+def _state(member: Member) -> str:
+    """Changes with the password, so that a link dies when it is used."""
+    return hashlib.sha256(f"{member.id} {member.password_hash}".encode()).hexdigest()[:16]
 
 
 def _target(member: Member) -> Target:

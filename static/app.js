@@ -1,5 +1,7 @@
 "use strict";
-const [slot, live, toasts] = ["dialog", "announce", "toasts"].map((id) => () => document.getElementById(id));
+const slot = () => document.getElementById("dialog");
+const live = () => document.getElementById("announce");
+const toasts = () => document.getElementById("toasts");
 let opener = null;
 
 function announce(text) {
@@ -42,8 +44,11 @@ const inside = (element) => element && slot().contains(element);
 document.addEventListener("close", (event) => inside(event.target) && closeDialog(), true);
 
 const swapped = (status) => status < 400 || status === 409 || status === 422;
-const reasons = { // of what a proxy answers: the pages' own answers bring their words
+const reasons = {
+  400: "This page is out of date. Reload it and try again.",
   401: "You have been signed out. Reload the page to sign in again.",
+  403: "Your role doesn’t allow that.",
+  404: "That is no longer here. Reload the page.",
   429: "Too many tries just now. Wait a moment.",
   503: "The service is busy. Nothing was lost.",
 };
@@ -85,7 +90,7 @@ document.addEventListener("htmx:before:swap", (event) => {
   else if (inside(ctx.sourceElement) && !inside(target) && swapSpec?.style !== "none") closeDialog();
 });
 document.addEventListener("htmx:after:swap", () => {
-  settle();
+  reveal();
   slot().querySelector("dialog:not([open])")?.showModal();
   raise();
 });
@@ -136,15 +141,11 @@ document.addEventListener("keydown", (event) => {
   const menu = event.key === "Escape" && document.activeElement.closest("details.menu[open]");
   if (menu) (menu.open = false), menu.querySelector("summary").focus();
 });
+for (const field of document.querySelectorAll("[data-timezone]")) field.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
 document.addEventListener("change", ({ target }) => {
   if (!target.matches("[data-theme-choice]")) return;
   document.cookie = `theme=${target.value};path=/;max-age=31536000;SameSite=Lax`;
   document.documentElement.dataset.theme = target.value;
 });
-function settle() {
-  document.querySelectorAll("[data-needs-js]").forEach((element) => (element.hidden = false));
-  document.querySelectorAll("[data-address]").forEach((once) => history.replaceState(history.state, "", once.dataset.address));
-  document.querySelectorAll("[data-timezone]").forEach((field) => (field.value = Intl.DateTimeFormat().resolvedOptions().timeZone));
-}
-settle();
-addEventListener("beforeunload", (event) => document.querySelector("[data-unsaved]:not(:checked)") && event.preventDefault());
+const reveal = () => document.querySelectorAll("[data-needs-js]").forEach((element) => (element.hidden = false));
+reveal();

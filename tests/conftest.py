@@ -2,13 +2,10 @@
 
 import contextvars
 import shutil
-import ssl
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,6 @@ from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
 from jinja2 import FileSystemBytecodeCache
-from werkzeug.routing import Rule
 
 from convene_keys import clock, create_app, passwords
 from convene_keys.extensions import db
@@ -29,27 +25,6 @@ passwords.COST = 4  # bcrypt at full cost takes 240 ms; its own test restores it
 # Each test has an application of its own, and compiling a page takes longer than the test.
 _compiled = tempfile.TemporaryDirectory(prefix="templates-")
 Flask.jinja_options = {"bytecode_cache": FileSystemBytecodeCache(_compiled.name)}
-
-
-class CompiledOnce(Rule):
-    """A route whose code is made once for all applications: that is most of making one."""
-
-    @lru_cache(1_000)  # noqa: B019  equal rules share it
-    def _compile_builder(self, append_unknown: bool = True) -> Any:
-        return super()._compile_builder(append_unknown)
-
-    def __hash__(self) -> int:
-        return hash(self.rule)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Rule) and (self.rule, self.defaults, self.build_only) == (
-            other.rule,
-            other.defaults,
-            other.build_only,
-        )
-
-
-Flask.url_rule_class = CompiledOnce
 
 
 @pytest.fixture(scope="session")
@@ -184,26 +159,6 @@ def maya(organization: Organization) -> Member:
 def key(organization: Organization, maya: Member) -> tuple[ApiKey, str]:
     """Maya's key for Claude and its secret."""
     return make.api_key(organization, creator=maya, tool="claude")
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
-    """A certificate of localhost that nobody knows yet, and what a server needs to show it."""
-    folder = tmp_path_factory.mktemp("tls")
-    command = [
-        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-        *("-keyout", folder / "key.pem", "-out", folder / "cert.pem", "-subj", "/CN=localhost"),
-        *("-addext", "subjectAltName=DNS:localhost"),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return folder / "cert.pem", context
-
-
-def challenge(code: str) -> str:
-    """How a 401 with this code asks for a key: with an error once there was one (RFC 6750, 3.1)."""
-    return "Bearer" if code == "key_missing" else 'Bearer error="invalid_token"'
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:

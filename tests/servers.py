@@ -188,7 +188,7 @@ class Visitor:
     def __init__(self, port: int, **headers: str) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         self._cookies: dict[str, str] = {}
-        self.headers = headers  # of every request
+        self._headers = headers
         self.sent_again = 0  # requests whose connection was lost
 
     def __enter__(self) -> Self:
@@ -209,20 +209,20 @@ class Visitor:
         return "; ".join(f"{name}={value}" for name, value in self._cookies.items())
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
-        return self.send("GET", path, None, headers)
+        return self._send("GET", path, None, headers)
 
     def post(self, path: str, **form: str) -> tuple[int, str]:
-        return self.send("POST", path, urlencode(form), {})
+        return self._send("POST", path, urlencode(form), {})
 
     def csrf_token(self, path: str) -> str:
         found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', self.get(path)[1])
         assert found, f"no form on {path}"
         return found[1]
 
-    def send(
-        self, method: str, path: str, body: str | bytes | None, more: dict[str, str]
+    def _send(
+        self, method: str, path: str, body: str | None, more: dict[str, str]
     ) -> tuple[int, str]:
-        headers = self.headers | more
+        headers = self._headers | more
         if body is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         if self._cookies:
@@ -240,23 +240,11 @@ class Visitor:
         return answer.status, text
 
     def _exchange(
-        self, method: str, path: str, body: str | bytes | None, headers: dict[str, str]
+        self, method: str, path: str, body: str | None, headers: dict[str, str]
     ) -> tuple[http.client.HTTPResponse, str]:
         self._connection.request(method, path, body, headers)
         answer = self._connection.getresponse()
         return answer, answer.read().decode()
-
-
-_networks = itertools.count()
-
-
-def from_elsewhere() -> dict[str, str]:
-    """A header by which a server with `TRUSTED_PROXIES` 1 takes a call for one of a new network.
-
-    Calls of keys that have ended are limited by network.
-    """
-    number = next(_networks)
-    return {"X-Forwarded-For": f"2001:db8:{number >> 16:x}:{number & 0xFFFF:x}::1"}
 
 
 Call = tuple[str, str]  # a method and a path below /api/v1/admin/

@@ -8,15 +8,8 @@ from flask_login import current_user, login_user
 from wtforms import BooleanField, HiddenField, PasswordField, StringField
 from wtforms.validators import InputRequired
 
-from convene_keys import accounts, links, sample_data, team
-from convene_keys.access import (
-    Access,
-    access,
-    log_refusal,
-    member_actor,
-    origin,
-    settings,
-)
+from convene_keys import accounts, sample_data, team
+from convene_keys.access import Access, access, member_actor, origin, settings
 from convene_keys.audit import Actor
 from convene_keys.errors import Invalid, NotFound, TooMany
 from convene_keys.extensions import db
@@ -26,8 +19,6 @@ from convene_keys.web.respond import done, page
 from convene_keys.web.signed_in import load
 
 blueprint = Blueprint("auth", __name__)
-
-NEXT_MAX = 2_000
 
 
 class SetupForm(Form):
@@ -118,11 +109,9 @@ def sign_in() -> ResponseReturnValue:
             form.email.data or "", form.password.data or "", origin(), settings().key_peppers
         )
     except Invalid as invalid:
-        log_refusal("sign-in", form.email.data)
         form.show(invalid)
         return _sign_in_page(form, 422)
     except TooMany as too_many:
-        log_refusal("sign-in, after too many tries", form.email.data)
         form.form_errors.append(too_many.detail)
         answer = _sign_in_page(form, 429)
         answer.headers["Retry-After"] = str(too_many.retry_after)
@@ -150,13 +139,14 @@ def welcome() -> ResponseReturnValue:
 @access(Access.PUBLIC)
 def accept() -> ResponseReturnValue:
     """Set the password of whom the link was made for. Who was signed in here before leaves."""
-    form = WelcomeForm()
+    form, configured = WelcomeForm(), settings()
     try:
         member = team.accept(
             request.args.get("code", ""),
             form.password.data or "",
+            configured.secret_key,
             origin(),
-            settings().key_peppers,
+            configured.key_peppers,
         )
     except Invalid as invalid:
         form.show(invalid)
@@ -169,12 +159,8 @@ def accept() -> ResponseReturnValue:
 
 
 def _require_first_run() -> None:
-    code, secret, pepper = (
-        request.args.get("code", ""),
-        settings().secret_key,
-        settings().key_peppers[0],
-    )
-    if not (team.is_setup_code(code, secret, pepper) and team.is_empty(db.session())):
+    code = request.args.get("code", "")
+    if not (team.is_setup_code(code, settings().secret_key) and team.is_empty(db.session())):
         raise NotFound(
             "This set-up link doesn’t work. If Convene Keys has been set up already, please sign "
             "in. If not, open the link that it printed when it was started, whole."
@@ -182,22 +168,11 @@ def _require_first_run() -> None:
 
 
 def _invited() -> Member:
-    return links.opened_by(db.session(), request.args.get("code", "")).member
+    return team.invited(db.session(), request.args.get("code", ""), settings().secret_key)
 
 
 def _sign_in_page(form: SignInForm, status: int = 200) -> Response:
-    configured, token = settings(), session.get("_user_id")
-    why = token and accounts.why_ended(
-        db.session(), token, idle=configured.session_idle, most=configured.session_max
-    )
-    return page(
-        "auth/login.html",
-        status=status,
-        form=form,
-        first_run=team.is_empty(db.session()),
-        why=why,
-        lost="lost" in request.args,
-    )
+    return page("auth/login.html", status=status, form=form, first_run=team.is_empty(db.session()))
 
 
 def _enter(token: str) -> None:
@@ -211,9 +186,7 @@ def _on_this_site(address: str | None) -> str | None:
 
     Browsers read a backslash as a slash and drop control characters, and `//host` is another site.
     """
-    if not address or len(address) > NEXT_MAX:
-        return None
-    if not address.startswith("/") or not address.isprintable():
+    if not address or not address.startswith("/") or not address.isprintable():
         return None
     if "//" in address or "\\" in address:
         return None

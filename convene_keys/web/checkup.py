@@ -1,7 +1,6 @@
 """The check-up: what is found in the organization's keys and team, and what mends it at once."""
 
 from datetime import datetime, timedelta
-from functools import partial
 
 from flask import Blueprint, Response, current_app, g, request, url_for
 from flask_login import current_user
@@ -10,15 +9,24 @@ from convene_keys import checkup, clock
 from convene_keys.access import Access, access, member_actor
 from convene_keys.errors import NotFound
 from convene_keys.extensions import db
-from convene_keys.habits import HABITS, Kind, Urgency
+from convene_keys.habits import HABITS, Kind, Remedy, Urgency
 from convene_keys.models import ID_MAX
-from convene_keys.web.forms import Form
+from convene_keys.web.fresh import FreshForm, confirm_password
 from convene_keys.web.respond import done, page
 
 blueprint = Blueprint("checkup", __name__, url_prefix="/admin/checkup")
 
 SHOWN, CONFIRMED = 20, 1_000  # keys beneath a finding, and in one confirmation
 MANY, COUNTED_EVERY = 100, timedelta(minutes=1)
+
+
+class RemedyForm(FreshForm):
+    """Whose password counts only where keys are revoked, as on a key's own page."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__()
+        if self.current_password is not None and kind.advice.remedy is not Remedy.REVOKE:
+            del self.current_password
 
 
 @blueprint.get("")
@@ -39,16 +47,19 @@ def index() -> Response:
 @access(Access.MANAGER)
 def confirm(kind: str) -> Response:
     chosen = _kind(kind)
-    return _confirm(chosen, Form())
+    return _confirm(chosen, RemedyForm(chosen))
 
 
 @blueprint.post("/<kind>")
 @access(Access.MANAGER)
 def remedy(kind: str) -> Response:
     chosen, wanted = _kind(kind), _wanted()
+    form = RemedyForm(chosen)
     if not wanted:
-        form = Form()
         form.form_errors.append("Please choose at least one key.")
+    elif form.validate():
+        confirm_password(form)
+    if form.errors:
         return _confirm(chosen, form, status=422)
     mended, left = checkup.mend(member_actor(), chosen, wanted)
     _counts().pop(current_user.organization.id, None)
@@ -60,16 +71,10 @@ def remedy(kind: str) -> Response:
     return done(" ".join(said), url_for("checkup.index"))
 
 
-def count(anew: bool = False) -> int:
-    """How many findings there are, for every page: counted anew, but for a minute where it takes long.
-
-    After a change it is always counted `anew`.
-    """
+def count() -> int:
+    """How many findings there are, for every page: counted anew, but for a minute where it takes long."""
     counts, now = _counts(), clock.now()
     organization_id = current_user.organization.id
-    if anew:
-        counts.pop(organization_id, None)
-        g.pop("checkup", None)
     at, known = counts.get(organization_id, (now - COUNTED_EVERY, 0))
     if "checkup" not in g and now - at < COUNTED_EVERY:
         return known
@@ -103,14 +108,13 @@ def _wanted() -> set[int]:
     """The keys that were chosen; what can be no key's id is not found."""
     values = request.form.getlist("key")
     if not all(
-        value.isascii() and value.isdecimal() and len(value) < 20 and int(value) <= ID_MAX
-        for value in values
+        value.isascii() and value.isdecimal() and int(value[:20]) <= ID_MAX for value in values
     ):
         raise NotFound("There is no such key.")
     return {int(value) for value in values}
 
 
-def _confirm(kind: Kind, form: Form, status: int = 200) -> Response:
+def _confirm(kind: Kind, form: RemedyForm, status: int = 200) -> Response:
     keys = _look().of(kind)
     chosen = set(request.form.getlist("key"))
     return page(
@@ -122,7 +126,7 @@ def _confirm(kind: Kind, form: Form, status: int = 200) -> Response:
         left_out=max(0, len(keys) - CONFIRMED),
         chosen=chosen,
         form=form,
-        end_date=partial(checkup.end_date, current_user.organization),
+        end_date=checkup.end_date(current_user.organization),
     )
 
 

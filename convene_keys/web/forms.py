@@ -1,8 +1,5 @@
 """What every form shares: what the domain found wrong is shown on the field it concerns."""
 
-from typing import Any
-
-from flask import request
 from flask_wtf import FlaskForm
 from wtforms.i18n import DummyTranslations
 
@@ -11,7 +8,6 @@ from convene_keys.errors import Invalid
 _PLAIN = {
     "Not a valid choice.": "Please choose one from the list.",
     "Not a valid integer value.": "Please type a whole number.",
-    "Not a valid date value.": "Please choose a day.",
 }
 
 
@@ -23,13 +19,9 @@ class _PlainWords(DummyTranslations):
 
 
 class Form(FlaskForm):  # type: ignore[misc]
-    class Meta(FlaskForm.Meta):  # type: ignore[misc]
+    class Meta:
         def get_translations(self, _form: FlaskForm) -> _PlainWords:
             return _PlainWords()
-
-        def wrap_formdata(self, form: FlaskForm, formdata: Any) -> Any:
-            """Flask-WTF would take JSON for a form as well, past what the guard looks at."""
-            return None if request.is_json else super().wrap_formdata(form, formdata)
 
     def show(self, invalid: Invalid) -> None:
         """Put the domain's errors on their fields; one without a field of ours is the form's."""

@@ -4,14 +4,12 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Literal, Self, get_args
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request, url_for
 from flask_login import current_user
-from werkzeug.datastructures import MultiDict
-from wtforms import DateField, RadioField, SelectField, StringField
-from wtforms.validators import Optional
+from wtforms import RadioField, SelectField, StringField
 
 from convene_keys import audit, clock, keys
 from convene_keys.access import Access, access, member_actor, settings
@@ -19,10 +17,8 @@ from convene_keys.errors import FieldError, Invalid, Malformed
 from convene_keys.events import Action, Outcome
 from convene_keys.extensions import db
 from convene_keys.models import ApiKey, AuditEvent, Scope, Tool
-from convene_keys.names import NAME_MAX, fold
 from convene_keys.operations import OPERATIONS
 from convene_keys.web import charts
-from convene_keys.web.formats import day
 from convene_keys.web.forms import Form
 from convene_keys.web.fresh import FreshForm, confirm_password
 from convene_keys.web.respond import done, is_htmx, page
@@ -33,8 +29,6 @@ Status = Literal["active", "expiring", "revoked", "all"]
 Sort = Literal["name", "created", "last_used"]
 Direction = Literal["asc", "desc"]
 EVENTS_SHOWN = 10
-SCOPES = {Scope.READ.value: "Only read", Scope.READ_WRITE.value: "Read and change"}
-_SPANS = {1: "a month", 12: "a year", 24: "2 years"}
 _OPERATIONS = {operation.action: operation.name for operation in OPERATIONS}
 
 
@@ -75,27 +69,23 @@ class NewKeyForm(FreshForm):
         },
         default=Tool.OTHER,
     )
-    scope = RadioField("What may it do?", choices=SCOPES, default=Scope.READ_WRITE)
+    scope = RadioField(
+        "What may it do?",
+        choices={Scope.READ.value: "Only read", Scope.READ_WRITE.value: "Read and change"},
+        default=Scope.READ_WRITE,
+    )
     expires_in_days = SelectField(
-        "Ends",
+        "Expires",
+        choices={
+            "": "Never",
+            "30": "In 30 days",
+            "90": "In 3 months",
+            "180": "In 6 months",
+            "365": "In a year",
+        },
         default="",
         validate_choice=False,  # any number of days is fine, the list only suggests some
     )
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        choices = {}
-        for months, days in _days_by_months(current_user.organization.rotate_months).items():
-            span = _SPANS.get(months, f"{months} months")
-            choices[str(days)] = f"In {span}, on {day(clock.now() + timedelta(days))}"
-        self.expires_in_days.choices = choices | {"": "Never"}
-
-    @classmethod
-    def safest(cls) -> Self:
-        """What a person is shown: it reads only, and ends when it is to be replaced."""
-        months = current_user.organization.rotate_months
-        ends = str(_days_by_months(months)[months])
-        return cls(data={"tool": Tool.CLAUDE, "scope": Scope.READ, "expires_in_days": ends})
 
     def days(self) -> int | None:
         """Raises `Invalid` for what is no number."""
@@ -107,22 +97,11 @@ class NewKeyForm(FreshForm):
         return int(value)
 
 
-def _days_by_months(usual: int) -> dict[int, int]:
-    """How many days it is to the ends that are suggested, by months; `usual` is among them."""
-    now = clock.now()
-    return {n: (clock.months_after(now, n) - now).days for n in sorted({1, 3, 6, 12, usual})}
-
-
 class RenameForm(Form):
     name = StringField("Name")
 
 
-class EditForm(FreshForm):
-    scope = RadioField("What may it do?", choices=SCOPES)
-    expires_on = DateField("Last day", [Optional()])
-
-
-class RevokeForm(Form):
+class RevokeForm(FreshForm):
     reason = StringField("Reason")
 
 
@@ -137,7 +116,7 @@ class RotateForm(FreshForm):
 @blueprint.get("")
 @access(Access.VIEWER)
 def index() -> Response:
-    filters, number = _filters(request.args)
+    filters, number = _filters()
     session, organization_id = db.session(), current_user.organization.id
     found = keys.list_keys(
         session,
@@ -148,6 +127,7 @@ def index() -> Response:
         descending=filters.dir == "desc",
         page=number,
     )
+    newest = None if is_htmx() else keys.newest(session, organization_id)
     return page(
         "keys/list.html",
         "keys/_list.html",
@@ -158,14 +138,15 @@ def index() -> Response:
         pages=found.pages,
         filters=filters,
         has_keys=bool(found.total) or keys.any_ever(session, organization_id),
-        **({} if is_htmx() else _notices()),
+        attention=keys.expiring(session, organization_id),
+        **(_first_call(newest) if newest else {}),
     )
 
 
 @blueprint.get("/new")
 @access(Access.MAKER)
 def new() -> Response:
-    return page("keys/new.html", form=NewKeyForm.safest())
+    return page("keys/new.html", form=NewKeyForm(data={"tool": Tool.CLAUDE}))
 
 
 @blueprint.post("")
@@ -186,7 +167,7 @@ def create() -> Response:
         )
     except Invalid as invalid:
         form.show(invalid)
-        return page("keys/new.html", status=422, form=form, made=_made_just_now(form.name.data))
+        return page("keys/new.html", status=422, form=form)
     return created(key, secret)
 
 
@@ -203,7 +184,8 @@ def first_call(key_id: int) -> Response:
 @blueprint.get("/<int:key_id>")
 @access(Access.VIEWER)
 def show(key_id: int) -> Response:
-    return page("keys/show.html", **_facts(get(key_id)))
+    key = get(key_id)
+    return _show(key, RenameForm(obj=key))
 
 
 @blueprint.post("/<int:key_id>/rename")
@@ -214,48 +196,21 @@ def rename(key_id: int) -> Response:
         key = keys.rename(member_actor(), key_id, form.name.data or "")
     except Invalid as invalid:
         form.show(invalid)
-        return page("keys/show.html", status=422, **_facts(key, form=form))
+        return _show(key, form, status=422)
     return done(
         f"This key is called {key.name} now.",
         url_for("keys.show", key_id=key_id),
-        "keys/show.html",
+        "keys/_rename.html",
+        key=key,
+        form=form,
         renamed=True,
-        **_facts(key),
     )
-
-
-@blueprint.post("/<int:key_id>/edit")
-@access(Access.MANAGER)
-def edit(key_id: int) -> Response:
-    """Asks for the password only when the key is to get more than it has."""
-    key = get(key_id)
-    form = EditForm(data={"scope": key.scope, "expires_on": key.last_day})
-    given = form.current_password and form.current_password.data
-    if form.validate() and (not given or confirm_password(form)):
-        try:
-            key = keys.edit(
-                member_actor(),
-                key_id,
-                scope=Scope(form.scope.data),
-                expires_on=form.expires_on.data,
-                confirmed=current_user.fresh,
-            )
-        except Invalid as invalid:
-            form.show(invalid)
-    if form.errors:
-        return page("keys/show.html", status=422, **_facts(key, edit=form))
-    can = "only reads" if key.scope == Scope.READ else "reads and changes"
-    ends = f"ends on {day(key.expires_at)}" if key.expires_at else "has no end date"
-    said = f"Saved: {key.name} {can} and {ends}."
-    return done(said, _page_of(key), "keys/show.html", edited=True, **_facts(key))
 
 
 @blueprint.get("/<int:key_id>/rotate")
 @access(Access.MAKER)
 def confirm_rotate(key_id: int) -> Response:
     key = get(key_id)
-    if key.successor:
-        return to_successor(key.successor)
     keys.require_rotatable(key)
     return page("keys/rotate.html", key=key, form=RotateForm())
 
@@ -263,22 +218,16 @@ def confirm_rotate(key_id: int) -> Response:
 @blueprint.post("/<int:key_id>/rotate")
 @access(Access.MAKER)
 def rotate(key_id: int) -> Response:
-    old, form = get(key_id), RotateForm()
-    if old.successor:
-        return to_successor(old.successor)
+    form = RotateForm()
     if not (form.validate() and confirm_password(form)):
-        return page("keys/rotate.html", status=422, key=old, form=form)
-    try:
-        key, secret = keys.rotate(
-            member_actor(),
-            key_id,
-            grace=timedelta(hours=int(form.grace.data)),
-            peppers=settings().key_peppers,
-            created_by_id=current_user.member.id,
-        )
-    except Invalid as invalid:
-        form.show(invalid)
-        return page("keys/rotate.html", status=422, key=old, form=form)
+        return page("keys/rotate.html", status=422, key=get(key_id), form=form)
+    key, secret = keys.rotate(
+        member_actor(),
+        key_id,
+        grace=timedelta(hours=int(form.grace.data)),
+        peppers=settings().key_peppers,
+        created_by_id=current_user.member.id,
+    )
     return created(get(key.id), secret)
 
 
@@ -292,20 +241,19 @@ def confirm_revoke(key_id: int) -> Response:
 @access(Access.MANAGER)
 def revoke(key_id: int) -> Response:
     key, form = get(key_id), RevokeForm()
-    try:
-        key = keys.revoke(member_actor(), key_id, form.reason.data or "")
-    except Invalid as invalid:
-        form.show(invalid)
+    if form.validate() and confirm_password(form):
+        try:
+            key = keys.revoke(member_actor(), key_id, form.reason.data or "")
+        except Invalid as invalid:
+            form.show(invalid)
+    if form.errors:
         return page("keys/revoke.html", "keys/_revoke.html", status=422, key=key, form=form)
-    filters = _filters_shown()
     return done(
         f"{key.name} was revoked. It stopped working at once.",
         url_for("keys.index"),
-        "keys/_revoked.html",
-        **(_notices() | {"key": key}),
+        "keys/_row.html",
+        key=key,
         just_revoked=True,
-        filters=filters,
-        total=keys.count(db.session(), key.organization_id, filters.q, filters.status),
         **_used([key]),
     )
 
@@ -315,26 +263,9 @@ def created(key: ApiKey, secret: str) -> Response:
     return page("keys/created.html", secret=secret, **_addresses(), **_first_call(key))
 
 
-def to_successor(new: ApiKey) -> Response:
-    """On from a form that has made `new` before: reloaded, or opened by two people."""
-    return done(f"{new.name} was replaced already. This is the new key.", _page_of(new))
-
-
 def get(key_id: int) -> ApiKey:
     """The signed-in member's organization's key. Raises `NotFound`."""
     return keys.get(db.session(), current_user.organization.id, key_id)
-
-
-def _page_of(key: ApiKey) -> str:
-    return url_for("keys.show", key_id=key.id)
-
-
-def _made_just_now(name: str | None) -> ApiKey | None:
-    """The newest key, if the signed-in member gave it this name: their form came a second time."""
-    newest = keys.newest(db.session(), current_user.organization.id)
-    if newest is None or newest.created_by_id != current_user.member.id:
-        return None
-    return newest if newest.name_folded == fold((name or "").strip()[:NAME_MAX]) else None
 
 
 def _first_call(key: ApiKey) -> dict[str, Any]:
@@ -369,7 +300,7 @@ def _addresses() -> dict[str, Any]:
 def _handover(key: ApiKey) -> Handover | None:
     """How far the move from a rotated key to its successor is, seen from either; None without."""
     old, new = (key, key.successor) if key.successor else (key.predecessor, key)
-    if old is None or not (old.works and new.works):
+    if old is None or not old.works:
         return None
     session, organization_id = db.session(), key.organization_id
     first = audit.first(session, organization_id, audit.Filter(key=new.id))
@@ -389,58 +320,37 @@ def _last_days() -> list[charts.Span]:
     return charts.last_days(charts.day_of(clock.now(), current_user.organization.timezone))
 
 
-def _facts(
-    key: ApiKey, *, form: RenameForm | None = None, edit: EditForm | None = None
-) -> dict[str, Any]:
-    """What a key's page shows, with the forms that something is wrong in."""
+def _show(key: ApiKey, form: RenameForm, status: int = 200) -> Response:
     session, organization = db.session(), current_user.organization
     wanted, days = audit.Filter(key=key.id), _last_days()
     moments = charts.moments(days, organization.timezone)
     events, _ = audit.page(session, organization.id, wanted, before=None, limit=EVENTS_SHOWN)
     counts = audit.count_spans(session, organization.id, wanted, moments, charts.CAP)
-    today = charts.day_of(clock.now(), organization.timezone)
-    return {
-        "key": key,
-        "form": form or RenameForm(formdata=None, obj=key),
-        "edit": edit
-        or EditForm(formdata=None, data={"scope": key.scope, "expires_on": key.last_day}),
-        "between": (today, today + timedelta(days=keys.EXPIRY_MAX_DAYS)),
-        "handover": _handover(key),
-        "events": events,
-        "chart": charts.bars(days, counts, charts.CAP) if any(counts) else [],
+    return page(
+        "keys/show.html",
+        "keys/_rename.html" if status == 422 else None,
+        status=status,
+        key=key,
+        form=form,
+        handover=_handover(key),
+        events=events,
+        chart=charts.bars(days, counts, charts.CAP) if any(counts) else [],
         **_addresses(),
-    }
+    )
 
 
-def _notices() -> dict[str, Any]:
-    """What stands above the list: how many keys stop soon, and the newest one's first call."""
-    session, organization_id = db.session(), current_user.organization.id
-    newest = keys.newest(session, organization_id)
-    attention = keys.expiring(session, organization_id)
-    return {"attention": attention, "newest": newest, **(_first_call(newest) if newest else {})}
-
-
-def _filters_shown() -> Filters:
-    """The filters of the list that HTMX asks from, by the address of its page."""
-    query = urlsplit(request.headers.get("HX-Current-URL", "")).query
-    try:
-        return _filters(MultiDict(parse_qsl(query)))[0]
-    except Malformed:
-        return Filters()
-
-
-def _filters(args: MultiDict[str, str]) -> tuple[Filters, int]:
-    """An address's filters and page. Raises `Malformed` for what the list can't do."""
-    chosen = Filters(q=args.get("q", "").strip())
+def _filters() -> tuple[Filters, int]:
+    """The address's filters and page. Raises `Malformed` for what the list can't do."""
+    chosen = Filters(q=request.args.get("q", "").strip())
     if len(chosen.q) > 100 or "\0" in chosen.q:
         raise Malformed("Please search for at most 100 ordinary characters.")
     for name, choices in (("status", Status), ("sort", Sort), ("dir", Direction)):
-        value = args.get(name)
+        value = request.args.get(name)
         if value and value not in get_args(choices):
             raise Malformed(f"There is no {name} “{value[:20]}” to list keys by.")
         if value:
             chosen = replace(chosen, **{name: value})
-    number = args.get("page", "1")
+    number = request.args.get("page", "1")
     if not (number.isascii() and number.isdecimal() and 1 <= int(number[:7]) <= 1_000_000):
         raise Malformed("There is no such page.")
     return chosen, int(number[:7])

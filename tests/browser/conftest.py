@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from convene_keys import team
 from tests.browser.season import Season, season
-from tests.databases import PEPPER, SECRET_KEY
+from tests.databases import SECRET_KEY
 from tests.servers import Server
 
 ARGUMENTS = [
@@ -60,34 +60,15 @@ def page(context: BrowserContext, server: Server) -> Iterator[Page]:
     assert said == []
 
 
-@pytest.fixture
-def plain(chromium: Browser, server: Server) -> Iterator[Page]:
-    """A page of a browser without JavaScript."""
-    with chromium.new_context(base_url=server.url, java_script_enabled=False) as context:
-        context.set_default_timeout(PATIENCE)
-        page = context.new_page()
-        said = listen(page, server.url)
-        yield page
-        assert unexpected(said, 422) == []
-
-
 def set_up(page: Page) -> None:
     """Go through the first run, up to the key list."""
-    page.goto(f"/setup?code={team.setup_code(SECRET_KEY, PEPPER)}")
+    page.goto(f"/setup?code={team.setup_code(SECRET_KEY)}")
     page.get_by_label("Organization").fill("Riverside Market")
     page.get_by_label("Your name").fill("Maya Lindqvist")
     page.get_by_label("Email").fill("maya@example.org")
     page.get_by_label("Password").fill("correct horse battery staple")
     page.get_by_role("button", name="Start").click()
     expect(page).to_have_url(re.compile(r"/admin/api_keys$"))
-
-
-def sign_in(page: Page) -> None:
-    """As whom `set_up` made, in another browser."""
-    page.goto("/login")
-    page.get_by_label("Email").fill("maya@example.org")
-    page.get_by_label("Password").fill("correct horse battery staple")
-    page.get_by_role("button", name="Sign in").click()
 
 
 def pasted(page: Page) -> str:

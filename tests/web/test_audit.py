@@ -12,8 +12,7 @@ import pytest
 from convene_keys import audit
 from convene_keys.audit import Actor, Origin, Target, record
 from convene_keys.events import Action, Outcome
-from convene_keys.extensions import alone, db, transaction
-from convene_keys.models import AuditEvent
+from convene_keys.extensions import transaction
 from convene_keys.web import audit as audit_pages
 from tests import factories as make
 from tests.conftest import Browser, Clock
@@ -283,39 +282,3 @@ def test_clear_is_there_when_something_is_filtered(client, maya):
     for headers in ({}, HTMX):
         assert clear not in client.get("/admin/audit_log", headers=headers).text
         assert clear in client.get("/admin/audit_log?outcome=ok", headers=headers).text
-
-
-def test_a_second_export_is_told_to_wait(client, maya):
-    """Exports under way are in tests/test_traffic.py; this is what they hold meanwhile."""
-    for held, status, told in (
-        (alone(f"export-{maya.id}"), 429, "You are downloading the audit log already"),
-        (audit_pages._exporting, 503, "Somebody else is downloading an audit log"),
-    ):
-        with held:
-            answer = client.get("/admin/audit_log.jsonl")
-        assert (answer.status_code, told in answer.text) == (status, True)
-        assert int(answer.headers["Retry-After"]) > 0
-    assert exported() == 0, "nothing was taken away"
-    for _ in range(2):
-        assert client.get("/admin/audit_log.csv").status_code == 200
-
-
-def exported() -> int:
-    events = db.session.query(AuditEvent).filter_by(action="audit.exported")
-    return events.count()
-
-
-def test_an_export_that_is_taken_too_slowly_is_cut_off(client, maya, monkeypatch, caplog):
-    monkeypatch.setattr(audit_pages, "PATIENCE", -1)
-    with pytest.raises(ConnectionResetError):
-        client.get("/admin/audit_log.jsonl")
-    assert "takes it too slowly" in caplog.text
-    monkeypatch.setattr(audit_pages, "PATIENCE", 1)
-    assert client.get("/admin/audit_log.jsonl").status_code == 200
-
-
-def test_an_export_that_fails_lets_the_next_one_through(client, maya, monkeypatch):
-    with monkeypatch.context() as broken:
-        broken.setattr(audit_pages.seals, "seal", lambda: 1 / 0)
-        assert client.get("/admin/audit_log.csv").status_code == 500
-    assert client.get("/admin/audit_log.csv").status_code == 200

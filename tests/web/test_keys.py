@@ -133,19 +133,10 @@ def test_create_takes_names_in_any_script(client, maya):
 
 def test_create_twice_with_one_name_makes_one_key(client, maya):
     assert create(client).status_code == 200
-    for name in ("Claude on laptop", " CLAUDE  on laptop "):
-        again = create(client, name=name)
-        assert again.status_code == 422
-        assert "Another active key has this name" in again.text
+    again = create(client, name=" CLAUDE  on laptop ")
+    assert again.status_code == 422
+    assert "Another active key has this name" in again.text
     assert db.session.query(ApiKey).count() == 1
-
-
-def test_the_form_of_a_key_sent_again_leads_to_the_key_that_it_made(client, maya):
-    link = "You made this key just now."
-    create(client)
-    assert link in create(client).text
-    client.sign_in(make.member(maya.organization, name="Noor"))
-    assert link not in create(client).text
 
 
 def test_create_refuses_a_key_as_a_name_and_says_what_to_do(client, maya):
@@ -363,16 +354,19 @@ def test_another_organizations_key_is_exactly_a_missing_one(client, maya, ending
 
 
 @pytest.mark.parametrize("password", ["", "wrong"])
-def test_after_half_an_hour_creating_needs_the_password(client, hands: Clock, password):
+def test_after_half_an_hour_creating_and_revoking_need_the_password(client, hands: Clock, password):
     maya = make.member(make.organization(), password_hash=None)
+    key, _ = make.api_key(maya.organization)
     client.sign_in(maya)
     hands.advance(minutes=31)
     assert 'name="current_password"' in client.get("/admin/api_keys/new").text
     data = {"name": "Second", "current_password": password}
-    answer = client.post("/admin/api_keys", data=data)
+    assert client.post("/admin/api_keys", data=data).status_code == 422
+    answer = client.post(f"/admin/api_keys/{key.id}/revoke", data=data)
     assert answer.status_code == 422
     assert 'id="current_password-error"' in answer.text
-    assert db.session.query(ApiKey).count() == 0
+    assert db.session.query(ApiKey).count() == 1
+    assert db.session.get(ApiKey, key.id).works
 
 
 def test_the_right_password_makes_the_session_fresh_again(client, hands: Clock):
@@ -474,28 +468,13 @@ def test_rotate_at_once_revokes_the_old_key(client, maya, old):
 
 
 def test_rotating_what_cannot_be_says_so(client, maya, old):
-    """What was rotated already leads to the new key; the form may only have been sent again."""
     rotate(client, old)
-    new = f"/admin/api_keys/{newest().id}"
     for answer in (client.get(f"/admin/api_keys/{old.id}/rotate"), rotate(client, old)):
-        assert (answer.status_code, answer.location) == (303, new)
-    assert client.get(new).text.count("Website was replaced already.") == 2
-    client.post(f"{new}/revoke")
-    answer = rotate(client, newest())
-    assert answer.status_code == 409
-    assert "This key has ended." in answer.text
+        assert answer.status_code == 409
+        assert "This key was rotated already." in answer.text
     make.api_key(make.organization())
     absent, theirs = ApiKey(id=10**9), newest()
     assert rotate(client, absent).status_code == rotate(client, theirs).status_code == 404
-
-
-def test_a_name_that_is_taken_meanwhile_is_said_on_the_page_of_a_rotation(client, maya, old):
-    rotate(client, old)
-    client.post(f"/admin/api_keys/{newest().id}/revoke")
-    make.api_key(maya.organization, old.name)
-    answer = rotate(client, old)
-    assert answer.status_code == 422
-    assert "Another active key has this name" in answer.text
 
 
 def test_list_shows_the_old_key_beneath_its_successor(client, maya, old):
@@ -571,66 +550,3 @@ def test_where_only_admins_make_keys_a_manager_can_only_revoke_them(client, maya
     assert client.post(f"/admin/api_keys/{old.id}/revoke").status_code == 303
     client.sign_in(maya)
     assert create(client).status_code == 200
-
-
-def test_after_a_revoke_in_place_the_whole_page_is_true(client, maya, hands: Clock):
-    """The badge, the count, what stops soon and the banner, each as the page would say it anew."""
-    soon = hands() + timedelta(days=3)
-    make.api_key(maya.organization, "Safe", expires_at=hands() + timedelta(days=90))
-    make.api_key(maya.organization, "Soon", expires_at=soon)
-    key, secret = make.api_key(maya.organization, "Newest", creator=maya)
-    make.call(secret, "list_bookings")
-    address = "/admin/api_keys?status=active&sort=name"
-    before = client.get(address).text
-    assert "Connected:" in before
-    assert "1 key stops" in before
-    here = {**HTMX, "HX-Current-URL": f"http://localhost{address}"}
-    for name, count in (("Newest", 2), ("Soon", 1), ("Safe", 0)):
-        key = db.session.query(ApiKey).filter_by(name=name).one()
-        answer = client.post(f"/admin/api_keys/{key.id}/revoke", headers=here)
-        assert answer.text.strip().startswith("<tr")
-        anew = client.get(address).text
-        for part in ("findings", "count", "notices"):
-            told, now = (
-                re.search(rf'(?s)<(\w+)[^>]* id="{part}"[^>]*>(.*?)</\1>', html)[2]
-                for html in (answer.text, anew)
-            )
-            assert " ".join(told.split()) == " ".join(now.split()), part
-        assert f">{count} key{'' if count == 1 else 's'}<" in answer.text
-    assert "Connected:" not in anew
-    assert "stops" not in anew
-
-
-def test_with_all_keys_revoked_the_list_says_so(client, maya):
-    key, _ = make.api_key(maya.organization)
-    client.post(f"/admin/api_keys/{key.id}/revoke")
-    page = client.get("/admin/api_keys").text
-    assert "No keys match" not in page
-    assert "No key works any more" in page
-    assert 'href="/admin/api_keys?status=revoked"' in page
-    assert "No key stops working soon" in client.get("/admin/api_keys?status=expiring").text
-    assert "No keys match" in client.get("/admin/api_keys?q=nonsense").text
-
-
-def test_a_rename_in_place_renames_all_of_the_page(client, maya):
-    key, _ = make.api_key(maya.organization, "Claude on laptop")
-    answer = client.post(
-        f"/admin/api_keys/{key.id}/rename", headers=HTMX, data={"name": "Claude at home"}
-    )
-    assert "Claude on laptop" not in answer.text
-    anew = client.get(f"/admin/api_keys/{key.id}").text
-    assert answer.text.count("Claude at home") == anew.count("Claude at home") > 4
-
-
-@pytest.mark.parametrize("ending", ["", "/rotate"])
-def test_a_new_key_in_place_tells_the_badge(client, maya, hands: Clock, ending):
-    key, _ = make.api_key(maya.organization, "Old", creator=maya)
-    hands.advance(days=300)
-    client.sign_in(maya)
-    path = f"/admin/api_keys/{key.id}/rotate" if ending else "/admin/api_keys"
-    answer = client.post(path, headers=HTMX, data={"name": "New", "grace": "0"})
-    anew = client.get("/admin/api_keys").text
-    assert 'id="findings"' in answer.text
-    told = re.search(r'(?s)<span id="findings"[^>]*>(.*)</span>', answer.text)[1]
-    now = re.search(r'(?s)<span id="findings"[^>]*>(.*?)</span></a>', anew)[1]
-    assert " ".join(told.split()) == " ".join(now.split())

@@ -419,7 +419,6 @@ def test_the_right_password_is_enough_for_half_an_hour(client, maya, noor, later
         "member.changed",
         "member.invited",
         "member.disabled",
-        "member.link_withdrawn",
         "member.enabled",
     ]
 
