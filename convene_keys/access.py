@@ -13,7 +13,7 @@ from flask.typing import ResponseReturnValue
 from flask_login import current_user
 from werkzeug.routing import RequestRedirect
 
-from convene_keys import operations, tokens
+from convene_keys import models, operations, tokens
 from convene_keys.audit import Actor, Origin
 from convene_keys.config import Settings
 from convene_keys.errors import Forbidden, Malformed
@@ -33,7 +33,7 @@ class Access(StrEnum):
     KEY = "key"
     VIEWER = Role.VIEWER.value
     MANAGER = Role.MANAGER.value
-    MAKER = "maker"
+    MAKER = models.MAKER
     ADMIN = Role.ADMIN.value
 
 
@@ -81,11 +81,7 @@ def member_actor() -> Actor:
 
 def may(level: str) -> bool:
     """Whether the signed-in member's role covers `level`, a role or `maker`."""
-    if not current_user.is_authenticated:
-        return False
-    if level == Access.MAKER:
-        return bool(current_user.member.may_make_keys)
-    return bool(current_user.role.covers(Role(level)))
+    return bool(current_user.is_authenticated and current_user.member.may(level))
 
 
 def presented_key() -> str | None:

@@ -3,18 +3,27 @@
 import hashlib
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, select, update
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from convene_keys import clock, notices, passwords
 from convene_keys.audit import Actor, Origin, record
+from convene_keys.audit import network as network_of
 from convene_keys.errors import FieldError, Forbidden, Invalid, NotFound, TooMany
 from convene_keys.events import Action, ActorKind, Outcome
 from convene_keys.extensions import serialize, transaction
-from convene_keys.models import Member, Role, SignInAttempt, SignInSession
+from convene_keys.models import (
+    MAKER,
+    Member,
+    Organization,
+    Role,
+    SignInAttempt,
+    SignInSession,
+)
 from convene_keys.names import fold
 from convene_keys.tokens import redact
 
@@ -34,7 +43,11 @@ def sign_in(email: str, password: str, origin: Origin, peppers: Sequence[str]) -
     member, and `TooMany` after too many tries.
     """
     email_folded = fold(email.replace("\0", "").strip())  # PostgreSQL keeps no null bytes
-    stored = _reserve(email_folded, origin)
+    with transaction() as session:
+        member = session.scalar(select(Member).where(Member.email_folded == email_folded))
+        known = member is not None and _knows(session, member.id, origin.network)
+        _count(session, _digest(email_folded), origin.network, known=known)
+        stored = member.password_hash if member else None
     fitting = passwords.fits(password, stored, peppers)
     renewed = None
     if fitting and stored is not None and passwords.is_outdated(stored, peppers):
@@ -78,14 +91,17 @@ def check_password(
 ) -> None:
     """Ask a signed-in member for the password again, and keep that it was right.
 
-    Raises `Invalid` or `TooMany`, counted with the tries to sign in.
+    Raises `Invalid` or `TooMany`. Counted by session, so that nobody who guesses elsewhere can keep
+    the member from it.
     """
-    email_folded = member.email_folded
-    stored = _reserve(email_folded, origin)
+    where = f"session {session_id}"
+    with transaction() as session:
+        _count(session, b"", where, known=True)
+        stored = session.scalar(select(Member.password_hash).where(Member.id == member.id))
     fitting = passwords.fits(password, stored, peppers)
     with transaction() as session:
         if fitting:
-            _forget_tries(session, email_folded)
+            session.execute(delete(SignInAttempt).where(SignInAttempt.network == where))
             session.execute(
                 update(SignInSession)
                 .where(SignInSession.id == session_id)
@@ -98,23 +114,37 @@ def check_password(
         raise Invalid([FieldError("current_password", "This is not your password.")])
 
 
-def authorize(session: Session, actor: Actor, needed: Role) -> Member | None:
+@contextmanager
+def acting(actor: Actor, needed: str) -> Iterator[Session]:
+    """A write transaction in which the actor may do what needs the role `needed`, or `MAKER`.
+
+    Raises as `authorize` does.
+    """
+    with transaction() as session:
+        authorize(session, actor, needed)
+        yield session
+
+
+def authorize(session: Session, actor: Actor, needed: str) -> None:
     """Read again, in the caller's transaction, that the actor may still do this.
 
     What was true when the request came may have changed while it waited: the member's role or
-    state, or their session. Their rows stay as they are until the transaction ends. Gives the
-    member; None for a key or the system, which have no role. Raises `Forbidden`.
+    state, their session, or who may make keys. What is read here stays as it is until the
+    transaction ends; the member's row is locked as for a change of it, since two that held it for
+    reading and then changed it would wait for each other. A key or the system has no role. Raises
+    `Forbidden`.
     """
     if actor.kind is not ActorKind.MEMBER:
-        return None
+        return
     member = session.scalar(
         select(Member)
+        .join(Member.organization)
         .where(Member.organization_id == actor.organization_id, Member.id == actor.member_id)
-        .options(joinedload(Member.organization))
-        .with_for_update(read=True, of=Member)
+        .options(contains_eager(Member.organization))
+        .with_for_update(key_share=True, of=(Member, Organization) if needed == MAKER else Member)
         .execution_options(populate_existing=True)
     )
-    if member is None or member.disabled_at is not None or not Role(member.role).covers(needed):
+    if member is None or not member.may(needed):
         raise Forbidden("Your role doesn’t allow this. Please ask an admin of your organization.")
     if actor.session_id is not None:
         living = select(SignInSession.id).where(
@@ -124,7 +154,6 @@ def authorize(session: Session, actor: Actor, needed: Role) -> Member | None:
         )
         if session.scalar(living.with_for_update(read=True)) is None:
             raise Forbidden("You were signed out meanwhile. Please sign in again.")
-    return member
 
 
 def session_of(
@@ -173,7 +202,7 @@ def sign_out(actor: Actor, session_id: int) -> None:
 
 def end_other_sessions(actor: Actor, session_id: int) -> None:
     """End every session of the acting member but this one."""
-    with transaction() as session:
+    with acting(actor, Role.VIEWER) as session:
         _end(session, SignInSession.member_id == actor.member_id, SignInSession.id != session_id)
         record(session, actor, Action.MEMBER_SESSIONS_ENDED)
 
@@ -205,7 +234,7 @@ def change_password(
     """
     require_strong("new_password", new, member.name, member.email, member.organization.name)
     hashed = passwords.hash_password(new, peppers)
-    with transaction() as session:
+    with acting(actor, Role.VIEWER) as session:
         session.execute(
             update(Member).where(Member.id == actor.member_id).values(password_hash=hashed)
         )
@@ -225,32 +254,39 @@ def require_strong(field: str, password: str, *words: str) -> None:
         raise Invalid([FieldError(field, weakness)])
 
 
-def _reserve(email_folded: str, origin: Origin) -> str | None:
-    """Count a try before it is made, so that many at once can't slip through; the stored hash."""
-    now, digest, network = clock.now(), _digest(email_folded), origin.network
-    with transaction() as session:
-        serialize(session, "sign-in")
-        session.execute(delete(SignInAttempt).where(SignInAttempt.at <= now - WINDOW))
-        account, address = SignInAttempt.email_digest == digest, SignInAttempt.network == network
-        for conditions, most in (
-            ((account, address), TRIES_PER_ACCOUNT_AND_NETWORK),
-            ((address,), TRIES_PER_NETWORK),
-            ((account,), TRIES_PER_ACCOUNT),
-        ):
-            tries, first = session.execute(
-                select(func.count(), func.min(SignInAttempt.at)).where(*conditions)
-            ).one()
-            if tries >= most:
-                wait = math.ceil((first + WINDOW - now).total_seconds())
-                minutes = "a minute" if wait <= 60 else f"{math.ceil(wait / 60)} minutes"
-                raise TooMany(
-                    f"There were too many tries. Please wait {minutes}.", retry_after=wait
-                )
-        session.add(SignInAttempt(at=now, email_digest=digest, network=network))
-        stored: str | None = session.scalar(
-            select(Member.password_hash).where(Member.email_folded == email_folded)
-        )
-        return stored
+def _count(session: Session, email_digest: bytes, network: str, *, known: bool) -> None:
+    """Count a try before it is made, so that many at once can't slip through.
+
+    To one who is `known` there, others' tries elsewhere, or for other accounts, don't matter.
+    Raises `TooMany`.
+    """
+    now = clock.now()
+    serialize(session, "sign-in")
+    session.execute(delete(SignInAttempt).where(SignInAttempt.at <= now - WINDOW))
+    account, address = SignInAttempt.email_digest == email_digest, SignInAttempt.network == network
+    limits: list[tuple[tuple[ColumnElement[bool], ...], int]]
+    limits = [((account, address), TRIES_PER_ACCOUNT_AND_NETWORK)]
+    if not known:
+        limits += [((address,), TRIES_PER_NETWORK), ((account,), TRIES_PER_ACCOUNT)]
+    for conditions, most in limits:
+        tries, first = session.execute(
+            select(func.count(), func.min(SignInAttempt.at)).where(*conditions)
+        ).one()
+        if tries >= most:
+            wait = math.ceil((first + WINDOW - now).total_seconds())
+            minutes = "a minute" if wait <= 60 else f"{math.ceil(wait / 60)} minutes"
+            raise TooMany(f"There were too many tries. Please wait {minutes}.", retry_after=wait)
+    session.add(SignInAttempt(at=now, email_digest=email_digest, network=network))
+
+
+def _knows(session: Session, member_id: int, network: str) -> bool:
+    """Whether the member signed in from this network lately."""
+    addresses = select(SignInSession.ip).where(
+        SignInSession.member_id == member_id,
+        SignInSession.created_at > clock.now() - notices.PLACES_KNOWN_FOR,
+        SignInSession.ip.is_not(None),
+    )
+    return network in {network_of(ip) for ip in session.scalars(addresses.distinct()) if ip}
 
 
 def _begin(session: Session, member: Member, origin: Origin) -> str:

@@ -13,10 +13,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased, joinedload
 
 from convene_keys import clients, clock, keys
+from convene_keys.accounts import acting
 from convene_keys.audit import Actor
 from convene_keys.errors import NotFound
 from convene_keys.events import Action
-from convene_keys.extensions import transaction
 from convene_keys.habits import HABITS, MAKERS_MAX, Kind, Remedy, is_vague
 from convene_keys.models import (
     MAKERS_OF_KEYS,
@@ -117,7 +117,7 @@ def mend(actor: Actor, kind: Kind, key_ids: Iterable[int]) -> tuple[list[str], l
     when one of them is not the organization's, or the kind has no remedy for all at once.
     """
     wanted = set(key_ids)
-    with transaction() as session:
+    with acting(actor, Role.MANAGER) as session:
         organization = session.get_one(Organization, actor.organization_id)
         rows = session.scalars(
             select(ApiKey)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 
 from convene_keys import clients, clock, notices, tokens
+from convene_keys.accounts import acting
 from convene_keys.audit import Actor, Origin, Target, network, record, rfc3339
 from convene_keys.errors import (
     Conflict,
@@ -22,15 +23,17 @@ from convene_keys.errors import (
     Unauthenticated,
 )
 from convene_keys.events import Action, Outcome
-from convene_keys.extensions import Base, Statement, direct, serialize, transaction
+from convene_keys.extensions import Base, Statement, direct, serialize
 from convene_keys.models import (
     EXPIRING_SOON,
     ID_MAX,
+    MAKER,
     ApiKey,
     AuditEvent,
     KeyUse,
     Member,
     Organization,
+    Role,
     Scope,
     Tool,
 )
@@ -72,7 +75,7 @@ def create(
         message = f"Please choose 1 to {EXPIRY_MAX_DAYS:,} days, or no end date."
         raise Invalid([FieldError("expires_in_days", message)])
     life = timedelta(days=expires_in_days) if expires_in_days else None
-    with transaction() as session:
+    with acting(actor, MAKER) as session:
         _release_expired(session, actor.organization_id, fold(name))
         return _made(session, actor, name, tool, scope, life, peppers, created_by_id)
 
@@ -124,7 +127,7 @@ def rotate(
     The old key goes on for the `grace`, or to its own end if that comes first; without any it is
     revoked. Raises `NotFound`, or `Conflict` for a key that has ended or has a successor.
     """
-    with transaction() as session:
+    with acting(actor, MAKER) as session:
         old = get(session, actor.organization_id, key_id, lock=True)
         require_rotatable(old)
         now = clock.now()
@@ -147,7 +150,7 @@ def replace(
     Raises `NotFound`, `Invalid` when the name is another key's by now, or `Conflict` for a key
     that did not leak or has a successor.
     """
-    with transaction() as session:
+    with acting(actor, MAKER) as session:
         old = get(session, actor.organization_id, key_id, lock=True)
         if old.successor is not None:
             raise Conflict("This key was replaced already.")
@@ -203,7 +206,7 @@ def rename(actor: Actor, key_id: int, name: str) -> ApiKey:
     Raises `NotFound`, or `Invalid` for a bad name or one that is taken.
     """
     name = _name(name)
-    with transaction() as session:
+    with acting(actor, Role.MANAGER) as session:
         key = get(session, actor.organization_id, key_id, lock=True)
         if key.name != name:
             _release_expired(session, actor.organization_id, fold(name))
@@ -222,7 +225,7 @@ def revoke(actor: Actor, key_id: int, reason: str = "") -> ApiKey:
         reason = clean_text(reason, most=REASON_MAX, lines=False)
     except ValueError as error:
         raise Invalid([FieldError("reason", str(error))]) from None
-    with transaction() as session:
+    with acting(actor, Role.MANAGER) as session:
         key = get(session, actor.organization_id, key_id, lock=True)
         end(session, actor, key, reason)
     return key

@@ -8,11 +8,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from convene_keys import clock, keys, notices, tokens
+from convene_keys.accounts import acting
 from convene_keys.audit import Actor, Origin, record
 from convene_keys.errors import FieldError, Invalid, Malformed
 from convene_keys.events import Action
 from convene_keys.extensions import db, transaction
-from convene_keys.models import ApiKey, AuditEvent
+from convene_keys.models import ApiKey, AuditEvent, Role
 from convene_keys.names import clean_text
 
 URL_MAX, SOURCE_MAX, WHERE_MAX = 2_000, 100, 300
@@ -97,7 +98,7 @@ def report_own(actor: Actor, key_id: int, where: str = "") -> ApiKey:
         where = tokens.redact(clean_text(where, most=WHERE_MAX, lines=False))
     except ValueError as error:
         raise Invalid([FieldError("where", str(error))]) from None
-    with transaction() as session:
+    with acting(actor, Role.MANAGER) as session:
         key = keys.get(session, actor.organization_id, key_id, lock=True)
         if key.leaked_at is None:
             _end(session, actor, key, "Leaked")

@@ -88,6 +88,7 @@ class Role(StrEnum):
 
 
 MAKERS_OF_KEYS = (Role.ADMIN, Role.MANAGER)
+MAKER = "maker"  # what a change may ask for beside a role: that the member may make keys now
 
 
 class Scope(StrEnum):
@@ -196,6 +197,12 @@ class Member(Base):
         makers = (Role.ADMIN,) if admins_only else MAKERS_OF_KEYS
         return self.disabled_at is None and self.role in makers
 
+    def may(self, level: str) -> bool:
+        """Whether an active member's role covers `level`, a role or `MAKER`."""
+        if level == MAKER:
+            return self.may_make_keys
+        return self.disabled_at is None and Role(self.role).covers(Role(level))
+
 
 class SignInSession(Base):
     """One browser that a member signed in with. Only the digest of its token is kept."""
@@ -217,7 +224,10 @@ class SignInSession(Base):
 
 
 class SignInAttempt(Base):
-    """A try to sign in that has not succeeded, counted for all workers alike. Short-lived."""
+    """A try to sign in that has not succeeded, counted for all workers alike. Short-lived.
+
+    Of a signed-in member who confirms their password, `network` is the session, and no email counts.
+    """
 
     __tablename__ = "sign_in_attempt"
     __table_args__ = (Index(None, "email_digest", "at"), Index(None, "network", "at"))

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from convene_keys import audit, keys, limits, markets, seals, tokens
 from convene_keys import schemas as s
+from convene_keys.accounts import acting
 from convene_keys.audit import Actor, Origin, Target
 from convene_keys.errors import (
     FieldError,
@@ -48,6 +49,7 @@ from convene_keys.models import (
     MarketDate,
     Organization,
     OrganizationStatus,
+    Role,
     Scope,
     Vendor,
     VendorApplication,
@@ -154,8 +156,8 @@ def run(
 
 
 def run_for_member(operation: Operation, actor: Actor, read: Callable[[], BaseModel]) -> BaseModel:
-    """Carry out and record an operation for a signed-in member, whose role the caller checked."""
-    with transaction() as session:
+    """Carry out and record an operation for a signed-in member. Raises `Forbidden` for a viewer."""
+    with acting(actor, Role.MANAGER) as session:
         of = session.get_one(Organization, actor.organization_id)
         call = Call(session, actor, markets.Place(of.id, of.name, of.slug, of.timezone))
         answer, event = _attempt(operation.action, call, lambda c: _carry_out(operation, c, read))

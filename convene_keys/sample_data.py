@@ -11,10 +11,11 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import insert, select
 
 from convene_keys import clock, names
+from convene_keys.accounts import acting
 from convene_keys.audit import Actor, record
 from convene_keys.errors import Conflict, NotFound
 from convene_keys.events import Action
-from convene_keys.extensions import serialize, transaction
+from convene_keys.extensions import serialize
 from convene_keys.models import (
     ApplicationStatus,
     Booking,
@@ -23,6 +24,7 @@ from convene_keys.models import (
     MarketDate,
     MarketDateStatus,
     Organization,
+    Role,
     Vendor,
     VendorApplication,
 )
@@ -51,7 +53,7 @@ def make(actor: Actor, today: date | None = None) -> dict[str, int]:
     `today` is by default the day it is where the organization is. All that is in the past happened
     before it began. Raises `NotFound` without the organization, `Conflict` when it has markets.
     """
-    with transaction() as session:
+    with acting(actor, Role.ADMIN) as session:
         organization = session.get(Organization, actor.organization_id)
         if organization is None:
             raise NotFound("There is no such organization.")

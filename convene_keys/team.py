@@ -2,7 +2,8 @@
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -15,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
 from convene_keys import clock, notices, passwords
-from convene_keys.accounts import authorize, end_sessions_of, require_strong
+from convene_keys.accounts import acting, authorize, end_sessions_of, require_strong
 from convene_keys.audit import Actor, Origin, Target, record
 from convene_keys.errors import Conflict, FieldError, Invalid, NotFound
 from convene_keys.events import Action
@@ -172,7 +173,7 @@ def add_member(
     if password is not None:
         require_strong("password", password, name, email)
         hashed = passwords.hash_password(password, peppers)
-    with transaction() as session:
+    with acting(actor, Role.ADMIN) as session:
         if session.get(Organization, actor.organization_id) is None:
             raise NotFound("There is no such organization.")
         member = Member(
@@ -193,8 +194,7 @@ def add_member(
 def change_member(actor: Actor, member_id: int, *, name: str, role: Role) -> Member:
     """Change a member's name and role. Raises `NotFound`, `Invalid`, or `Conflict` for one's own role."""
     name = clean_name("name", name)
-    with transaction() as session:
-        serialize(session, f"team {actor.organization_id}")
+    with _changing_team(actor) as session:
         member = get(session, actor.organization_id, member_id)
         if role != member.role and member.id == actor.member_id:
             raise Conflict("You can’t change your own role. Please ask another admin.")
@@ -210,8 +210,7 @@ def set_disabled(actor: Actor, member_id: int, *, disabled: bool) -> Member:
 
     Raises `NotFound`, or `Conflict` for oneself or the last admin.
     """
-    with transaction() as session:
-        serialize(session, f"team {actor.organization_id}")
+    with _changing_team(actor) as session:
         member = get(session, actor.organization_id, member_id)
         if member.id == actor.member_id:
             raise Conflict("You can’t disable yourself. Please ask another admin.")
@@ -232,7 +231,7 @@ def invitation(actor: Actor, member_id: int, secret_key: str) -> tuple[Member, s
 
     Raises `NotFound`, or `Conflict` for a disabled member.
     """
-    with transaction() as session:
+    with acting(actor, Role.ADMIN) as session:
         member = get(session, actor.organization_id, member_id)
         if member.disabled_at is not None:
             raise Conflict("This member is disabled. Please enable them first.")
@@ -282,7 +281,7 @@ def accept(
 def rename_self(actor: Actor, name: str) -> None:
     """Change the acting member's own name. Raises `Invalid`."""
     name = clean_name("name", name)
-    with transaction() as session:
+    with acting(actor, Role.VIEWER) as session:
         member = get(session, actor.organization_id, actor.member_id or 0)
         changed = _changes(member, {"name": name})
         if changed:
@@ -291,8 +290,7 @@ def rename_self(actor: Actor, name: str) -> None:
 
 def choose_mail(actor: Actor, *, weekly_digest: bool) -> None:
     """Change whether the acting member gets the weekly digest."""
-    with transaction() as session:
-        authorize(session, actor, Role.VIEWER)
+    with acting(actor, Role.VIEWER) as session:
         member = get(session, actor.organization_id, actor.member_id or 0)
         changed = _changes(member, {"weekly_digest": weekly_digest})
         if changed:
@@ -360,9 +358,22 @@ def clean_name(field: str, value: str) -> str:
     return name
 
 
-def _change_organization(actor: Actor, action: Action, changes: Mapping[str, Any]) -> None:
+@contextmanager
+def _changing_team(actor: Actor) -> Iterator[Session]:
+    """A transaction for an admin to change another member in.
+
+    One at a time: two admins who change each other would wait for each other's rows for ever.
+    """
     with transaction() as session:
-        organization = session.get_one(Organization, actor.organization_id, with_for_update=True)
+        serialize(session, f"team {actor.organization_id}")
+        authorize(session, actor, Role.ADMIN)
+        yield session
+
+
+def _change_organization(actor: Actor, action: Action, changes: Mapping[str, Any]) -> None:
+    with acting(actor, Role.ADMIN) as session:
+        lock = {"key_share": True}  # events and keys may point to it meanwhile
+        organization = session.get_one(Organization, actor.organization_id, with_for_update=lock)
         changed = _changes(organization, changes)
         if changed:
             where = Target("organization", organization.id, organization.name)

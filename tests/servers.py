@@ -188,7 +188,7 @@ class Visitor:
     def __init__(self, port: int, **headers: str) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         self._cookies: dict[str, str] = {}
-        self._headers = headers
+        self.headers = headers  # of every request
         self.sent_again = 0  # requests whose connection was lost
 
     def __enter__(self) -> Self:
@@ -222,7 +222,7 @@ class Visitor:
     def _send(
         self, method: str, path: str, body: str | None, more: dict[str, str]
     ) -> tuple[int, str]:
-        headers = self._headers | more
+        headers = self.headers | more
         if body is not None:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         if self._cookies:

@@ -227,6 +227,39 @@ def test_account_is_throttled_over_many_networks(maya: Member, hands: Clock, few
     _guess("other@example.org", "198.51.100.1")
 
 
+def test_network_of_a_recent_sign_in_is_not_shut_out_by_others(
+    maya: Member, hands: Clock, few: None
+) -> None:
+    _sign_in()
+    for number in range(6):
+        _guess(ip=f"198.51.100.{number}")
+    _throttled(ip="203.0.113.1")
+    for number in range(5):
+        _guess(f"guess{number}@example.org")
+    _throttled("guess9@example.org")
+
+    assert _sign_in().member_id == maya.id
+
+
+def test_guessing_from_the_network_of_a_recent_sign_in_is_throttled(
+    maya: Member, hands: Clock, few: None
+) -> None:
+    _sign_in()
+    _guess(times=3)
+    _throttled()
+
+
+@pytest.mark.parametrize(("days", "ip"), [(91, "192.0.2.1"), (0, None)])
+def test_network_is_known_for_a_while_and_by_its_address(
+    maya: Member, hands: Clock, few: None, days: int, ip: str | None
+) -> None:
+    _sign_in(origin=Origin(ip))
+    hands.advance(days=days)
+    for number in range(6):
+        _guess(ip=f"198.51.100.{number}")
+    _throttled(ip=ip)
+
+
 def test_ipv6_counts_by_its_64_bit_network(maya: Member, hands: Clock, few: None) -> None:
     for number in range(3):
         _guess(ip=f"2001:db8:1:2:{number}::1")
@@ -351,7 +384,24 @@ def test_wrong_password_check_is_counted_and_recorded(
     db.session.refresh(session)
     assert not accounts.is_fresh(session)
     assert _events()[1:] == [("member.sign_in_failed", "failed")] * 3
+    # Nothing but this session waits.
+    other = _sign_in()
+    accounts.check_password(maya, other.id, PASSWORD, HERE, PEPPERS)
+
+
+def test_password_check_is_not_slowed_down_by_tries_to_sign_in(
+    maya: Member, hands: Clock, few: None
+) -> None:
+    session = _sign_in()
+    _guess(times=3)
+    for number in range(3):
+        _guess(ip=f"198.51.100.{number}")
     _throttled()
+    hands.advance(minutes=1)
+    accounts.check_password(maya, session.id, PASSWORD, HERE, PEPPERS)
+    db.session.refresh(session)
+    assert session.password_checked_at == clock.now()
+    _throttled()  # nor does it help who guesses
 
 
 def test_signed_out_session_is_dead(maya: Member) -> None:

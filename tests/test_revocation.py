@@ -4,14 +4,18 @@ import itertools
 import threading
 import time
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from flask import Flask
+from sqlalchemy import func, select, update
 
-from convene_keys import passwords
+from convene_keys import clock, passwords
 from convene_keys.extensions import db
+from convene_keys.models import ApiKey, Member, SignInAttempt, SignInSession
 from tests import factories as make
+from tests.conftest import wait_for
 from tests.databases import PEPPER
 from tests.servers import Server, Visitor
 
@@ -145,3 +149,65 @@ def test_no_call_that_began_after_the_answer_is_accepted(
     assert set(after) == {401}
     assert 200 in {status for is_after, status in calls if not is_after} <= {200, 401}
     assert browser.sent_again > 0
+
+
+class Guesser(threading.Thread):
+    """Tries wrong passwords for an account without a pause, each from the next of its addresses."""
+
+    def __init__(self, port: int, email: str, addresses: list[str]) -> None:
+        super().__init__(daemon=True)
+        self.port, self.email, self.addresses = port, email, itertools.cycle(addresses)
+        self.over, self.statuses = threading.Event(), set[int]()
+
+    def run(self) -> None:
+        with Visitor(self.port) as visitor:
+            form = {"csrf_token": visitor.csrf_token("/login")}
+            form |= {"email": self.email, "password": "wrong password"}
+            while not self.over.is_set():
+                visitor.headers["X-Forwarded-For"] = next(self.addresses)
+                self.statuses.add(visitor.post("/login", **form)[0])
+
+
+def test_a_manager_revokes_while_others_guess_the_password(
+    app: Flask, database_url: str, tmp_path: Path
+) -> None:
+    keys, of = 20, make.organization()
+    hashed = passwords.hash_password(PASSWORD, [PEPPER])
+    maya = make.member(of, "manager", email="maya@example.org", password_hash=hashed)
+    ids = [make.api_key(of, f"Key {number}", creator=maya)[0].id for number in range(keys + 1)]
+    others = [f"198.51.100.{number}" for number in range(60)]
+    with (
+        Server(database_url, tmp_path / "server.log", TRUSTED_PROXIES="1") as server,
+        Visitor(server.port, **{"X-Forwarded-For": "192.0.2.1"}) as browser,
+    ):
+        form = {"email": "maya@example.org", "password": PASSWORD}
+        assert browser.post("/login", **form, csrf_token=browser.csrf_token("/login"))[0] == 303
+        long_ago = clock.now() - timedelta(hours=1)
+        db.session.rollback()
+        db.session.execute(update(SignInSession).values(password_checked_at=long_ago))
+        db.session.execute(update(Member).values(password_hash=hashed))  # quick to guess at again
+        db.session.commit()
+        guessers = [Guesser(server.port, maya.email, of) for of in (others, ["192.0.2.1"])]
+        for guesser in guessers:
+            guesser.start()
+        tries = select(func.count()).select_from(SignInAttempt)
+        wait_for(lambda: db.session.rollback() or db.session.scalar(tries) >= 50, 30)
+
+        token = browser.csrf_token("/admin/api_keys/new")
+        paths = [f"{key_id}/{('revoke', 'leak')[key_id % 2]}" for key_id in ids[:keys]]
+        answers = [browser.post(f"/admin/api_keys/{p}", csrf_token=token)[0] for p in paths]
+        made = browser.post(
+            f"/admin/api_keys/{ids[keys]}/rotate",
+            csrf_token=token,
+            grace="0",
+            current_password=PASSWORD,
+        )
+        for guesser in guessers:
+            guesser.over.set()
+            guesser.join(timeout=30)
+
+    assert [guesser.statuses for guesser in guessers] == [{422, 429}] * 2
+    assert answers == [303] * keys
+    assert made[0] == 200
+    db.session.rollback()
+    assert all(db.session.get_one(ApiKey, key_id).ended for key_id in ids)

@@ -9,24 +9,15 @@ from convene_keys import checkup, clock
 from convene_keys.access import Access, access, member_actor
 from convene_keys.errors import NotFound
 from convene_keys.extensions import db
-from convene_keys.habits import HABITS, Kind, Remedy, Urgency
+from convene_keys.habits import HABITS, Kind, Urgency
 from convene_keys.models import ID_MAX
-from convene_keys.web.fresh import FreshForm, confirm_password
+from convene_keys.web.forms import Form
 from convene_keys.web.respond import done, page
 
 blueprint = Blueprint("checkup", __name__, url_prefix="/admin/checkup")
 
 SHOWN, CONFIRMED = 20, 1_000  # keys beneath a finding, and in one confirmation
 MANY, COUNTED_EVERY = 100, timedelta(minutes=1)
-
-
-class RemedyForm(FreshForm):
-    """Whose password counts only where keys are revoked, as on a key's own page."""
-
-    def __init__(self, kind: Kind) -> None:
-        super().__init__()
-        if self.current_password is not None and kind.advice.remedy is not Remedy.REVOKE:
-            del self.current_password
 
 
 @blueprint.get("")
@@ -47,19 +38,16 @@ def index() -> Response:
 @access(Access.MANAGER)
 def confirm(kind: str) -> Response:
     chosen = _kind(kind)
-    return _confirm(chosen, RemedyForm(chosen))
+    return _confirm(chosen, Form())
 
 
 @blueprint.post("/<kind>")
 @access(Access.MANAGER)
 def remedy(kind: str) -> Response:
     chosen, wanted = _kind(kind), _wanted()
-    form = RemedyForm(chosen)
     if not wanted:
+        form = Form()
         form.form_errors.append("Please choose at least one key.")
-    elif form.validate():
-        confirm_password(form)
-    if form.errors:
         return _confirm(chosen, form, status=422)
     mended, left = checkup.mend(member_actor(), chosen, wanted)
     _counts().pop(current_user.organization.id, None)
@@ -114,7 +102,7 @@ def _wanted() -> set[int]:
     return {int(value) for value in values}
 
 
-def _confirm(kind: Kind, form: RemedyForm, status: int = 200) -> Response:
+def _confirm(kind: Kind, form: Form, status: int = 200) -> Response:
     keys = _look().of(kind)
     chosen = set(request.form.getlist("key"))
     return page(

@@ -101,7 +101,7 @@ class RenameForm(Form):
     name = StringField("Name")
 
 
-class RevokeForm(FreshForm):
+class RevokeForm(Form):
     reason = StringField("Reason")
 
 
@@ -241,12 +241,10 @@ def confirm_revoke(key_id: int) -> Response:
 @access(Access.MANAGER)
 def revoke(key_id: int) -> Response:
     key, form = get(key_id), RevokeForm()
-    if form.validate() and confirm_password(form):
-        try:
-            key = keys.revoke(member_actor(), key_id, form.reason.data or "")
-        except Invalid as invalid:
-            form.show(invalid)
-    if form.errors:
+    try:
+        key = keys.revoke(member_actor(), key_id, form.reason.data or "")
+    except Invalid as invalid:
+        form.show(invalid)
         return page("keys/revoke.html", "keys/_revoke.html", status=422, key=key, form=form)
     return done(
         f"{key.name} was revoked. It stopped working at once.",

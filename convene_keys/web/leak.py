@@ -16,6 +16,7 @@ from convene_keys.models import ApiKey, Scope
 from convene_keys.operations import OPERATIONS
 from convene_keys.web import charts
 from convene_keys.web.audit import moment
+from convene_keys.web.forms import Form
 from convene_keys.web.fresh import FreshForm, confirm_password
 from convene_keys.web.keys import created, get
 from convene_keys.web.respond import done, page
@@ -27,7 +28,7 @@ CHANGES_SHOWN = 100
 CHANGES = frozenset(o.action.value for o in OPERATIONS if o.scope is Scope.READ_WRITE)
 
 
-class LeakForm(FreshForm):
+class LeakForm(Form):
     where = StringField("Where was it seen?")
 
 
@@ -45,12 +46,10 @@ def show(key_id: int) -> Response:
 @access(Access.MANAGER)
 def report(key_id: int) -> Response:
     key, form = get(key_id), LeakForm()
-    if form.validate() and confirm_password(form):
-        try:
-            key = leaks.report_own(member_actor(), key_id, form.where.data or "")
-        except Invalid as invalid:
-            form.show(invalid)
-    if form.errors:
+    try:
+        key = leaks.report_own(member_actor(), key_id, form.where.data or "")
+    except Invalid as invalid:
+        form.show(invalid)
         return _show(key, form, status=422)
     return done(
         f"{key.name} was revoked. It stopped working at once.", url_for("leak.show", key_id=key_id)

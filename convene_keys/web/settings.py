@@ -22,7 +22,7 @@ from convene_keys.errors import Invalid
 from convene_keys.extensions import db
 from convene_keys.models import KeyMakers, OrganizationStatus
 from convene_keys.web.forms import Form
-from convene_keys.web.fresh import check_password
+from convene_keys.web.fresh import FreshForm, check_password, confirm_password
 from convene_keys.web.respond import done, page
 
 blueprint = Blueprint("settings", __name__, url_prefix="/admin/settings")
@@ -40,7 +40,7 @@ def _zones() -> dict[str, dict[str, str]]:
     return groups
 
 
-class OrganizationForm(Form):
+class OrganizationForm(FreshForm):
     name = StringField("Name")
     timezone = SelectField("Time zone", choices=_zones, validate_choice=False)
     status = RadioField(
@@ -57,7 +57,7 @@ class OrganizationForm(Form):
     rotate_months = IntegerField("Months after which a key is to be replaced")
 
 
-class BillingForm(Form):
+class BillingForm(FreshForm):
     billing_email = StringField("Billing email")
     plan = SelectField(
         "Plan",
@@ -72,6 +72,11 @@ class NameForm(Form):
 
 class MailForm(Form):
     weekly_digest = BooleanField("A digest each Monday")
+
+
+class SessionsForm(FreshForm):
+    # Its id is another than that of the page's other field of this name.
+    current_password = PasswordField("Your password", id="sessions-password")
 
 
 class PasswordForm(Form):
@@ -91,7 +96,7 @@ def organization() -> Response:
 @access(Access.ADMIN)
 def change_organization() -> Response:
     form = OrganizationForm(obj=current_user.organization)
-    if form.validate():
+    if form.validate() and confirm_password(form):
         try:
             team.change_organization(
                 member_actor(),
@@ -118,7 +123,7 @@ def billing() -> Response:
 @access(Access.ADMIN)
 def change_billing() -> Response:
     form = BillingForm(obj=current_user.organization)
-    if form.validate():
+    if form.validate() and confirm_password(form):
         try:
             team.change_billing(
                 member_actor(),
@@ -183,6 +188,9 @@ def change_password() -> Response:
 @blueprint.post("/account/sessions")
 @access(Access.VIEWER)
 def end_other_sessions() -> Response:
+    form = SessionsForm()
+    if not confirm_password(form):
+        return _account_page(sessions_form=form, status=422)
     accounts.end_other_sessions(member_actor(), current_user.session_id)
     return done("Everywhere else you are signed out.", url_for("settings.account"))
 
@@ -191,6 +199,7 @@ def _account_page(
     *,
     name_form: NameForm | None = None,
     password_form: PasswordForm | None = None,
+    sessions_form: SessionsForm | None = None,
     status: int = 200,
 ) -> Response:
     configured = settings_of_app()
@@ -200,6 +209,7 @@ def _account_page(
         name_form=name_form or NameForm(formdata=None, obj=current_user.member),
         password_form=password_form or PasswordForm(formdata=None),
         mail_form=MailForm(formdata=None, obj=current_user.member),
+        sessions_form=sessions_form or SessionsForm(formdata=None),
         sessions=accounts.sessions(
             db.session(),
             current_user.member.id,

@@ -5,7 +5,7 @@ from flask_login import UserMixin
 from convene_keys import accounts
 from convene_keys.access import settings
 from convene_keys.extensions import db, login
-from convene_keys.models import Member, Organization, Role, SignInSession
+from convene_keys.models import Member, Organization, SignInSession
 
 
 class SignedIn(UserMixin):  # type: ignore[misc]
@@ -16,7 +16,6 @@ class SignedIn(UserMixin):  # type: ignore[misc]
         self.member: Member = session.member
         self.organization: Organization = session.member.organization
         self.name: str = session.member.name
-        self.role = Role(session.member.role)
         self.fresh: bool = accounts.is_fresh(session)
         self._token = token
 

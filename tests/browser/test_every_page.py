@@ -190,7 +190,6 @@ STATES = [
     Visit("lena: leak", f"{KEYS}/<leaked>/leak", "lena"),
     Visit("lena: rotated", f"{KEYS}/<long>/rotate", "lena", _rotate),
     Visit("rotate, stale", f"{KEYS}/<key_id>/rotate", "stale"),
-    Visit("leak, stale", f"{KEYS}/<key_id>/leak", "stale"),
     Visit("lena: account menu", KEYS, "lena", _open("Account"), width=320, part=MENU),
     Visit("lena: event", LOG, "lena", _open("changed"), width=320),
     *(
@@ -200,7 +199,6 @@ STATES = [
     Visit("lena: end dates", "/admin/checkup/endless", "lena"),
     Visit("nothing to end", "/admin/checkup/idle"),
     Visit("end dates dialog", "/admin/checkup", act=_open_remedy("Set an end date")),
-    Visit("never used, stale", "/admin/checkup/unused", "stale"),
     Visit("lena: team", "/admin/team", "lena"),
     Visit("lena: organization", "/admin/settings/organization", "lena"),
     Visit("many keys", f"{KEYS}?page=2", "otto"),
@@ -217,7 +215,10 @@ STATES = [
         "key menu", KEYS, act=lambda page: page.get_by_label("More for Claude").click(), part=MENU
     ),
     Visit("revoke dialog", KEYS, act=_open_dialog("Revoke Claude on Maya’s laptop")),
-    Visit("revoke dialog, stale", KEYS, "stale", _open_dialog("Revoke Claude on Maya’s laptop")),
+    *(
+        Visit(f"{area}, stale", f"/admin/settings/{area}", "stale")
+        for area in ("organization", "billing", "account")
+    ),
     Visit("create, stale", f"{KEYS}/new", "stale"),
     Visit("decline dialog", "/admin/bookings", act=_open_dialog("Decline booking")),
     Visit("event", LOG, act=lambda page: page.locator(".event summary").first.click()),

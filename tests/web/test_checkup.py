@@ -8,7 +8,7 @@ import pytest
 from convene_keys import checkup, clock
 from convene_keys.extensions import db
 from convene_keys.habits import Kind
-from convene_keys.models import ApiKey, AuditEvent, Member, SignInSession
+from convene_keys.models import ApiKey, AuditEvent, Member
 from tests import factories as make
 from tests.conftest import Browser, Clock
 
@@ -149,25 +149,6 @@ def test_nothing_chosen_is_said(client: Browser, maya: Member) -> None:
 def test_what_has_no_remedy_for_all_has_no_page(client: Browser, maya: Member, kind: str) -> None:
     assert client.get(f"/admin/checkup/{kind}").status_code == 404
     assert client.post(f"/admin/checkup/{kind}", data={"key": "1"}).status_code == 404
-
-
-def test_revoking_asks_for_the_password_after_a_while_and_the_rest_does_not(
-    client: Browser, maya: Member, hands: Clock
-) -> None:
-    (key_id,) = unused(maya, "Till")
-    make.api_key(maya.organization, "Gate", creator=maya, last_used_at=hands())
-    for session in db.session.query(SignInSession):
-        session.password_checked_at -= timedelta(hours=1)
-    db.session.commit()
-    assert 'name="current_password"' in client.get("/admin/checkup/unused").text
-    answer = client.post("/admin/checkup/unused", data={"key": key_id})
-    assert answer.status_code == 422
-    assert "Please type your password." in answer.text
-    assert actions() == []
-    assert 'name="current_password"' not in client.get("/admin/checkup/endless").text
-    gate = db.session.query(ApiKey).filter_by(name="Gate").one().id
-    assert client.post("/admin/checkup/endless", data={"key": gate}).status_code == 303
-    assert actions() == [("key.expiry_set", "Gate")]
 
 
 def test_viewer_sees_findings_without_buttons(client: Browser, maya: Member) -> None:

@@ -354,19 +354,16 @@ def test_another_organizations_key_is_exactly_a_missing_one(client, maya, ending
 
 
 @pytest.mark.parametrize("password", ["", "wrong"])
-def test_after_half_an_hour_creating_and_revoking_need_the_password(client, hands: Clock, password):
+def test_after_half_an_hour_creating_needs_the_password(client, hands: Clock, password):
     maya = make.member(make.organization(), password_hash=None)
-    key, _ = make.api_key(maya.organization)
     client.sign_in(maya)
     hands.advance(minutes=31)
     assert 'name="current_password"' in client.get("/admin/api_keys/new").text
     data = {"name": "Second", "current_password": password}
-    assert client.post("/admin/api_keys", data=data).status_code == 422
-    answer = client.post(f"/admin/api_keys/{key.id}/revoke", data=data)
+    answer = client.post("/admin/api_keys", data=data)
     assert answer.status_code == 422
     assert 'id="current_password-error"' in answer.text
-    assert db.session.query(ApiKey).count() == 1
-    assert db.session.get(ApiKey, key.id).works
+    assert db.session.query(ApiKey).count() == 0
 
 
 def test_the_right_password_makes_the_session_fresh_again(client, hands: Clock):
