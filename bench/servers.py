@@ -95,6 +95,7 @@ def install(database_url: str) -> Installation:
         "DATABASE_URL": database_url,
         "SECRET_KEY": secrets.token_hex(32),
         "KEY_PEPPER": secrets.token_hex(32),
+        "AUDIT_KEY": secrets.token_hex(32),
         "KEY_RATE_LIMIT": "9999999/minute",  # calls are counted as ever, and none is refused
     }
     made = Installation(environ, "")

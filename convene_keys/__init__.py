@@ -61,7 +61,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
     with app.app_context():
         prepare_sqlite(db.engine)
         db.engine.update_execution_options(
-            audit_keys=seals.keys(settings.key_peppers),
+            audit_keys=seals.keys((*settings.audit_keys, *settings.key_peppers)),
             mail_site=settings.base_url if settings.mail_server else None,
         )
     limits.init_app(app, settings)

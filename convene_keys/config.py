@@ -64,6 +64,8 @@ class Settings:
     database_url: str = field(repr=False)
     secret_key: str = field(repr=False)
     key_peppers: tuple[str, ...] = field(repr=False)  # newest first, never empty
+    # Newest first. Empty in an installation from before there were any: the peppers vouch for its log.
+    audit_keys: tuple[str, ...] = field(repr=False)
     base_url: str  # without a trailing slash
     trusted_proxies: int
     support_email: str
@@ -89,12 +91,15 @@ def load(environ: Mapping[str, str] | None = None, instance: Path = INSTANCE_PAT
     env = os.environ if environ is None else environ
     read = _Reader(env)
     has_mail = read.text("MAIL_URL") is not None
+    # A pepper that is set may be that of several hosts, of which each must not make its own key.
+    makes_audit_key = read.text("KEY_PEPPER") is None or (instance / "audit_key").exists()
     return Settings(
         database_url=read("DATABASE_URL", _database_url, f"sqlite:///{instance}/convene_keys.db"),
         secret_key=_secret(read, "SECRET_KEY", instance),
-        key_peppers=tuple(
-            part.strip() for part in _secret(read, "KEY_PEPPER", instance).split(",")
-        ),
+        key_peppers=_parts(_secret(read, "KEY_PEPPER", instance)),
+        audit_keys=_parts(_secret(read, "AUDIT_KEY", instance))
+        if makes_audit_key or read.text("AUDIT_KEY") is not None
+        else (),
         base_url=read("BASE_URL", _base_url, f"http://127.0.0.1:{read('PORT', _port, '8000')}"),
         trusted_proxies=read("TRUSTED_PROXIES", _whole(0, 10), "0"),
         support_email=read("SUPPORT_EMAIL", _email, "hello@convene.markets"),
@@ -304,14 +309,18 @@ def _rate(value: str) -> Rate:
 
 def _secret(read: _Reader, name: str, instance: Path) -> str:
     def parse(value: str) -> str:
-        parts = value.split(",") if name == "KEY_PEPPER" else [value]
-        if any(len(part.strip()) < SECRET_MIN for part in parts):
+        parts = (value,) if name == "SECRET_KEY" else _parts(value)
+        if any(len(part) < SECRET_MIN for part in parts):
             raise _Bad(f"must have at least {SECRET_MIN} characters", "$(openssl rand -hex 32)")
         return value
 
     path = instance / name.lower()
     value = read.text(name)
     return read(name, parse, _kept_secret(name, path) if value is None else value)
+
+
+def _parts(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(","))
 
 
 def _kept_secret(name: str, path: Path) -> str:

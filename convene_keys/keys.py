@@ -472,7 +472,9 @@ def find(connection: Direct, token: str, peppers: Sequence[str]) -> Any:
     for pepper in peppers:
         digest = tokens.digest(token, pepper)
         key = connection.first(_FIND, presented=digest)
-        if key is not None and hmac.compare_digest(key.digest, digest):
+        if key is None or key.pepper_id != tokens.pepper_id(pepper):
+            continue
+        if hmac.compare_digest(key.digest, digest):
             return key
     raise Unauthenticated("This API key is not known.", code="key_unknown")
 

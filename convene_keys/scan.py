@@ -204,16 +204,27 @@ def _git(folder: Path, *command: str, stdin: bytes = b"") -> subprocess.Complete
 
 
 def _command(folder: Path, *command: str) -> list[str]:
-    # Plumbing runs nothing that a repository may name but a monitor of its files. No protocol:
-    # what a partial clone left behind is not fetched now.
+    # Plumbing runs nothing that a repository may name but a monitor of its files, and what fetches.
     safe = ("-c", "core.fsmonitor=false", "-c", "protocol.allow=never")
     return ["git", "-C", str(folder), *safe, *command]
 
 
 def _environ() -> dict[str, str]:
-    """Without what git sets for its hooks, which would lead it to another repository."""
+    """Without what git sets for its hooks, which would lead it to another repository.
+
+    What a partial clone left behind is not fetched: a way to fetch is a program to run. Git before
+    2.39.4 does not know GIT_NO_LAZY_FETCH, and `protocol.allow` a repository overrules with
+    `protocol.ext.allow`; an empty list of protocols it can't. Nor may it put other objects in
+    place of its own.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    return kept | {"LC_ALL": "C", "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}
+    return kept | {
+        "LC_ALL": "C",
+        "GIT_ALLOW_PROTOCOL": "",
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_OPTIONAL_LOCKS": "0",
+    }
 
 
 def _said(stderr: bytes) -> str:

@@ -2,6 +2,10 @@
 
 What is hashed is what the database holds, as text, so that a value written in another way is a
 change as well, and both kinds of database give the same. See docs/security.md for the limits.
+
+A key's age is its place among the keys of the log, 0 for the newest. In each organization's chain
+it only falls, and a seal vouches for no event under an older key than its own. When the newest key
+is new, every chain gets a seal of no events under it: up to there the older ones count.
 """
 
 import hashlib
@@ -59,11 +63,17 @@ _FIRST = bytes(32)
 _PLAIN = (str, int, type(None))
 _ENTRY = struct.Struct(">q8s")  # an event's id and the beginning of its mac
 _GLANCE = 200
+_NEWEST = """WHERE (organization_id, batch) IN
+    (SELECT organization_id, max(batch) FROM audit_seal GROUP BY organization_id)"""
+_OLDER = (
+    "an older key, which no longer counts: by somebody who has it, or by a worker that was not "
+    "restarted with the new one"
+)
 
 
-def keys(peppers: Sequence[str]) -> tuple[bytes, ...]:
-    """The keys of the audit log, one a pepper, newest first."""
-    return tuple(hmac.digest(p.encode(), b"convene-keys audit log", "sha256") for p in peppers)
+def keys(secrets: Sequence[str]) -> tuple[bytes, ...]:
+    """The keys of the audit log, one a secret, newest first."""
+    return tuple(hmac.digest(s.encode(), b"convene-keys audit log", "sha256") for s in secrets)
 
 
 def keys_of(bind: Engine | Connection) -> tuple[bytes, ...]:
@@ -114,22 +124,31 @@ def seal() -> Counter[int]:
         ).all()
         session.rollback()
         if not rows:
-            return sealed
+            break
         with transaction():
             serialize(session, "audit_seal")
             if _mark(session) == mark:  # otherwise another sealer was quicker
+                age = _age_now(session)
                 for organization_id, events in groupby(
                     sorted(rows, key=attrgetter("organization_id", "id")),
                     attrgetter("organization_id"),
                 ):
-                    sealed[organization_id] += _close(session, organization_id, [*events])
+                    sealed[organization_id] += _close(session, organization_id, [*events], age)
+    if _age_now(session) > 0:
+        with transaction():
+            serialize(session, "audit_seal")
+            if _age_now(session) > 0:
+                for head in heads(session):
+                    _close(session, head.organization_id, [], 0)
+    session.rollback()
+    return sealed
 
 
 def is_due(session: Session, age: timedelta) -> bool:
-    """Whether the oldest event without a seal is at least so old."""
+    """Whether the oldest event without a seal is at least so old, or the newest key is new."""
     first = select(AuditEvent.at).where(AuditEvent.id > _mark(session)).order_by(AuditEvent.id)
     at = session.scalar(first.limit(1))
-    return at is not None and at <= clock.now() - age
+    return _age_now(session) > 0 or (at is not None and at <= clock.now() - age)
 
 
 def heads(session: Session) -> Sequence[AuditSeal]:
@@ -162,7 +181,35 @@ def _mark(session: Session) -> int:
     return session.scalar(select(func.max(AuditSeal.last_event_id))) or 0
 
 
-def _close(session: Session, organization_id: int, events: Sequence[Row[int, int, bytes]]) -> int:
+def _age_now(session: Session) -> int:
+    """The age of the key that counts at the end of the log: see `_age`."""
+    connection, keys = session.connection(), keys_of(session.get_bind())
+    last = "WHERE last_event_id = (SELECT max(last_event_id) FROM audit_seal)"
+    with _seals(connection, last) as newest:  # several, where a new key has just begun
+        ages = [_age(seal, keys) or 0 for seal in newest]
+    if ages:
+        return min(ages)
+    first = events(connection, "id = (SELECT min(id) FROM audit_event)").first()
+    return 0 if first is None or _vouched(first, keys[:1]) else len(keys)
+
+
+def _age(seal: Row[Any], keys: Sequence[bytes]) -> int | None:
+    """The age of the key that a seal was made under; None when it is none of `keys`.
+
+    That is their number, older than all, for the form that seals had before AUDIT_KEY: under them
+    every key counted. They are good for as long as there are logs that begin with them.
+    """
+    for age, key in enumerate(keys):
+        if _fits("seal of a key", seal, _SIGNED, seal.signature, key):
+            return age
+    first = any(_fits("seal", seal, _SIGNED, seal.signature, key) for key in keys)
+    return len(keys) if first else None
+
+
+def _close(
+    session: Session, organization_id: int, events: Sequence[Row[int, int, bytes]], age: int
+) -> int:
+    """Write the seal of some events, or of none under a new key, as of an age; give their number."""
     before = session.execute(
         select(AuditSeal.batch, AuditSeal.signature)
         .where(AuditSeal.organization_id == organization_id)
@@ -170,17 +217,19 @@ def _close(session: Session, organization_id: int, events: Sequence[Row[int, int
         .limit(1)
     ).first()
     entries = b"".join(_ENTRY.pack(event.id, event.mac[:8]) for event in events)
+    mark, keys = _mark(session), keys_of(session.get_bind())
     values = {
         "organization_id": organization_id,
         "batch": before.batch + 1 if before else 1,
-        "first_event_id": events[0].id,
-        "last_event_id": events[-1].id,
+        "first_event_id": events[0].id if events else mark + 1,
+        "last_event_id": events[-1].id if events else mark,
         "count": len(events),
         "root": hashlib.sha256(entries).digest(),
         "previous": before.signature if before else _FIRST,
         "sealed_at": clock.now(),
     }
-    signature = _hmac("seal", values, _SIGNED, keys_of(session.get_bind())[0])
+    form, key = ("seal of a key", keys[age]) if age < len(keys) else ("seal", keys[-1])
+    signature = _hmac(form, values, _SIGNED, key)
     session.add(AuditSeal(**values, signature=signature, entries=entries))
     return len(events)
 
@@ -203,7 +252,8 @@ class Verdict:
     """What was found in an organization's log, up to the first thing that is wrong.
 
     `event_id` is the first bad event; where events are gone with their seal, the id after the last
-    good one.
+    good one. `older_until`: the event up to which older keys count, and since when no further;
+    `unchanged`: whether the newest key has sealed nothing yet in a log that has seals.
     """
 
     organization_id: int
@@ -212,6 +262,8 @@ class Verdict:
     unsealed: int = 0
     sealed_at: datetime | None = None
     last_event_id: int = 0
+    older_until: tuple[int, datetime] | None = None
+    unchanged: bool = False
     event_id: int | None = None
     problem: str | None = field(default=None)
 
@@ -249,11 +301,14 @@ def _walk(
     mark: int,
 ) -> None:
     of = verdict.organization_id
+    with _seals(connection, _NEWEST) as newest:
+        ages = [age for seal in newest if (age := _age(seal, keys)) is not None]
+    now = min(ages, default=len(keys))
     with (
         events(connection, "organization_id = :of ORDER BY id", stream=500, of=of) as stream,
-        _seals(connection, of, "ORDER BY batch") as sealed,
+        _seals(connection, "WHERE organization_id = :of ORDER BY batch", of=of) as sealed,
     ):
-        _compare(verdict, known, keys, mark, sealed, stream)
+        _compare(verdict, known, keys, mark, now, sealed, stream)
     copies = (
         select(func.max(AuditEvent.id))
         .where(AuditEvent.organization_id == of)
@@ -270,14 +325,17 @@ def _compare(
     known: Sequence[Head],
     keys: Sequence[bytes],
     mark: int,
+    now: int,
     sealed: CursorResult[Any],
     stream: CursorResult[Any],
 ) -> None:
-    ahead, previous = next(stream, None), _FIRST
+    ahead, previous, age = next(stream, None), _FIRST, len(keys)
     for seal in sealed:
         number = verdict.batches + 1
         coming = ahead.id if ahead else verdict.last_event_id + 1
-        _check_seal(seal, coming, keys)
+        before, age = age, _check_seal(seal, coming, keys, age)
+        if age < before and verdict.batches:
+            verdict.older_until = (seal.last_event_id, _moment(seal))
         if seal.batch != number:
             if coming >= seal.first_event_id:  # its events are gone as well
                 coming = verdict.last_event_id + 1
@@ -292,7 +350,7 @@ def _compare(
                 raise _Bad(event_id, "it is missing")
             if ahead.id < event_id:
                 raise _Bad(ahead.id, "it was put in later: no seal has it")
-            _check_event(ahead, keys, beginning)
+            _check_event(ahead, keys, age, beginning)
             ahead = next(stream, None)
             verdict.sealed += 1
         verdict.batches, verdict.last_event_id = number, seal.last_event_id
@@ -303,25 +361,42 @@ def _compare(
             if ahead is not None and ahead.id <= head.last_event_id:
                 coming = ahead.id
             raise _Bad(coming, f"what was sealed up to {head.last_event_id} is not there any more")
+    if verdict.batches and age > now:
+        coming = ahead.id if ahead else verdict.last_event_id + 1
+        raise _Bad(coming, "a newer key counts by now, and nothing here is sealed under it")
+    verdict.unchanged = now > 0 and verdict.batches > 0
     while ahead is not None:
         if ahead.id <= mark:
             raise _Bad(ahead.id, "no seal has it, though newer events are sealed")
-        _check_event(ahead, keys)
+        _check_event(ahead, keys, now)
         verdict.unsealed += 1
         ahead = next(stream, None)
 
 
-def _check_seal(seal: Row[Any], coming: int, keys: Sequence[bytes]) -> None:
-    signed = any(_fits("seal", seal, _SIGNED, seal.signature, key) for key in keys)
-    if not signed or hashlib.sha256(seal.entries).digest() != seal.root:
-        raise _Bad(coming, f"the seal of batch {seal.batch} was changed, or KEY_PEPPER was")
+def _check_seal(seal: Row[Any], coming: int, keys: Sequence[bytes], oldest: int) -> int:
+    """The age of its key, which is at most `oldest`."""
+    age = _age(seal, keys)
+    if age is None or hashlib.sha256(seal.entries).digest() != seal.root:
+        problem = f"the seal of batch {seal.batch} was changed, or its AUDIT_KEY is not set"
+        raise _Bad(coming, problem)
+    if age > oldest:
+        raise _Bad(coming, f"the seal of batch {seal.batch} was made under {_OLDER}")
+    return age
 
 
-def _check_event(event: Row[Any], keys: Sequence[bytes], beginning: bytes | None = None) -> None:
-    if not any(_fits("event", event, COLUMNS, event.mac, key) for key in keys):
-        raise _Bad(event.id, "it was changed, or made under a KEY_PEPPER that is not set")
+def _check_event(
+    event: Row[Any], keys: Sequence[bytes], oldest: int, beginning: bytes | None = None
+) -> None:
+    if not _vouched(event, keys[: oldest + 1]):
+        if _vouched(event, keys):
+            raise _Bad(event.id, f"it was made under {_OLDER}")
+        raise _Bad(event.id, "it was changed, or made under an AUDIT_KEY that is not set")
     if beginning is not None and event.mac[:8] != beginning:
         raise _Bad(event.id, "it is not the event that was sealed under this id")
+
+
+def _vouched(event: Row[Any], keys: Sequence[bytes]) -> bool:
+    return any(_fits("event", event, COLUMNS, event.mac, key) for key in keys)
 
 
 def _fits(kind: str, row: Row[Any], columns: Sequence[str], found: Any, key: bytes) -> bool:
@@ -343,7 +418,8 @@ class Glance:
 def glance(session: Session, organization_id: int) -> Glance:
     """A check that costs the same however long the log is: the newest seal and its last events."""
     connection, keys = session.connection(), keys_of(session.get_bind())
-    newest = _seals(connection, organization_id, "ORDER BY batch DESC LIMIT 1").first()
+    mine = "WHERE organization_id = :of ORDER BY batch DESC LIMIT 1"
+    newest = _seals(connection, mine, of=organization_id).first()
     late = (
         select(AuditEvent.id)
         .where(AuditEvent.organization_id == organization_id)
@@ -355,14 +431,14 @@ def glance(session: Session, organization_id: int) -> Glance:
     if newest is None:
         return Glance(overdue=overdue)
     try:
-        _check_seal(newest, newest.first_event_id, keys)
+        age = _check_seal(newest, newest.first_event_id, keys, _age_now(session))
         entries = list(_ENTRY.iter_unpack(newest.entries[-_GLANCE * _ENTRY.size :]))
-        wanted = ", ".join(str(event_id) for event_id, _ in entries)  # numbers of our own
+        wanted = ", ".join(str(event_id) for event_id, _ in entries) or "NULL"  # our own numbers
         found = {event.id: event for event in events(connection, f"id IN ({wanted})")}
         for event_id, beginning in entries:
             if event_id not in found:
                 raise _Bad(event_id, "it is missing")
-            _check_event(found[event_id], keys, beginning)
+            _check_event(found[event_id], keys, age, beginning)
     except _Bad as bad:
         return Glance(problem=f"event {bad.event_id}: {bad.problem}")
     return Glance(_moment(newest), overdue)
@@ -386,14 +462,14 @@ def events(
     )
 
 
-def _seals(connection: Connection, organization_id: int, order: str) -> CursorResult[Any]:
+def _seals(connection: Connection, which: str, **values: Any) -> CursorResult[Any]:
     columns, at = ", ".join(_SIGNED[:-1]), _as_text(connection, "sealed_at")
     return connection.execute(
         text(
             f"SELECT {columns}, {at}, signature, entries "  # noqa: S608
-            f"FROM audit_seal WHERE organization_id = :of {order}"
+            f"FROM audit_seal {which}"
         ),
-        {"of": organization_id},
+        values,
         execution_options={"yield_per": 10},
     )
 

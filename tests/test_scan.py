@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from shutil import which
 
 import pytest
 from click.testing import Result
@@ -309,17 +310,89 @@ def test_repository_runs_nothing_of_its_own(
     (repository / ".gitattributes").write_text("* diff=own filter=own\n")
     (repository / "file").write_text(key[1])
     leaked = commit(repository, "Oops")
+    (tmp_path / "more").write_text(f"[core]\n\tfsmonitor = {program}\n")
+    for hook in ("fsmonitor-watchman", "post-index-change", "reference-transaction"):
+        (tmp_path / hook).symlink_to(program)
     for name in (
         *("core.fsmonitor", "core.pager", "core.sshCommand", "core.editor", "diff.external"),
-        *("diff.own.textconv", "diff.own.command", "filter.own.smudge", "gpg.program"),
+        *("core.askPass", "core.alternateRefsCommand", "credential.helper", "pager.diff-tree"),
+        *("diff.own.textconv", "diff.own.command", "filter.own.smudge", "filter.own.process"),
+        *("gpg.program", "uploadpack.packObjectsHook", "alias.cat-file", "interactive.diffFilter"),
     ):
         git(repository, "config", name, str(program))
     git(repository, "config", "log.showSignature", "true")
     git(repository, "config", "core.hooksPath", str(tmp_path))
+    git(repository, "config", "include.path", str(tmp_path / "more"))
+    git(repository, "config", "includeIf.gitdir:/.path", str(tmp_path / "more"))
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
     found = lines(run("keys", "scan", repository))
     assert found[0] == f"{leaked}:file:1: Claude on laptop, active"
     assert not ran.exists()
+
+
+# How a repository reaches what is missing in it, each a way to run a program.
+REMOTES = {
+    "ext::{program}": {},
+    "ssh://host.invalid/fair.git": {"core.sshCommand": "{program}"},
+    "git://host.invalid/fair.git": {"core.gitProxy": "{program}"},
+    "{folder}": {"remote.evil.uploadpack": "{program}"},
+}
+
+
+@pytest.mark.parametrize("url", REMOTES)
+def test_repository_fetches_nothing_that_it_lacks(
+    run: Run,  # noqa: F811
+    key: tuple[ApiKey, str],
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+) -> None:
+    """Also where git is older than 2.39.4 and does not know GIT_NO_LAZY_FETCH."""
+    ran, program, older = tmp_path / "ran", tmp_path / "program", tmp_path / "older"
+    program.write_text(f"#!/bin/sh\ntouch {ran}\n")
+    older.mkdir()
+    (older / "git").write_text(f'#!/bin/sh\nunset GIT_NO_LAZY_FETCH\nexec {which("git")} "$@"\n')
+    for file in (program, older / "git"):
+        file.chmod(0o755)
+    (repository / "sub").mkdir()
+    (repository / "sub" / "file").write_text("harmless")
+    (repository / "leak").write_text(key[1])
+    commit(repository, "Oops")
+    tree = git(repository, "rev-parse", "HEAD:sub")
+    (repository / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
+    settings = {
+        "core.repositoryFormatVersion": "1",
+        "extensions.partialClone": "evil",
+        "remote.evil.url": url,
+        "remote.evil.promisor": "true",
+        **{f"protocol.{name}.allow": "always" for name in ("ext", "ssh", "git", "file")},
+        **REMOTES[url],
+    }
+    for name, value in settings.items():
+        there = value.format(program=program, folder=repository)
+        git(repository, "config", name, there)
+    monkeypatch.setenv("PATH", f"{older}:{os.environ['PATH']}")
+    monkeypatch.setenv("GIT_ALLOW_PROTOCOL", "ext:ssh:git:file")
+    result = run("keys", "scan", repository)
+    assert not ran.exists()
+    assert "leak:1: Claude on laptop, active" in result.stdout
+    assert "promisor remotes" in result.stderr, "and it is said that something is missing"
+
+
+def test_key_that_a_repository_replaces_is_found(
+    run: Run,  # noqa: F811
+    key: tuple[ApiKey, str],
+    repository: Path,
+) -> None:
+    (repository / "leak").write_text(key[1])
+    leaked = commit(repository, "Oops")
+    before = git(repository, "rev-parse", "HEAD:leak")
+    (repository / "leak").write_text("harmless")
+    commit(repository, "Fine")
+    git(repository, "replace", before, git(repository, "rev-parse", "HEAD:leak"))
+    git(repository, "replace", leaked, "HEAD")
+    assert lines(run("keys", "scan", repository)) == [f"{leaked}:leak:1: Claude on laptop, active"]
 
 
 def test_history_that_cannot_be_read_is_told(

@@ -27,13 +27,13 @@ from convene_keys.extensions import db, direct, transaction
 from convene_keys.models import AuditEvent, AuditSeal, Organization
 from tests import factories as make
 from tests.conftest import Browser, Clock, wait_for
-from tests.databases import PEPPER, Postgres, environ
+from tests.databases import AUDIT_KEY, PEPPER, Postgres, environ
 from tests.servers import Server
 from tests.test_cli import Run, failed, run, succeeded  # noqa: F401  run is a fixture
 
 EVENT: Table = AuditEvent.__table__
 SEAL: Table = AuditSeal.__table__
-KEY = seals.keys([PEPPER])[0]
+KEY = seals.keys([AUDIT_KEY])[0]
 
 
 def unguarded(act: Callable[[], Any]) -> None:
@@ -462,7 +462,7 @@ def test_a_mac_covers_every_column_but_the_id() -> None:
 
 def test_a_mac_stays_what_it_is_for_good(hands: Clock) -> None:
     expected = "b8b37b2bf2fbbdca96f691b514bc54565764343f6ad2b9cdd7a60281449a6ce4"
-    assert seals.mac(values_of(1, 7), KEY).hex() == expected
+    assert seals.mac(values_of(1, 7), seals.keys([PEPPER])[0]).hex() == expected
 
 
 @pytest.mark.parametrize(
@@ -521,10 +521,8 @@ def test_sealing_is_due_when_the_oldest_event_is_old_enough(app: Flask, hands: C
     assert not seals.is_due(db.session(), age)
 
 
-def test_another_pepper_vouches_for_nothing(app: Flask, log: Log, database_url: str) -> None:
-    other = create_app(
-        environ(database_url, KEY_PEPPER="another pepper that is long enough for it")
-    )
+def test_another_key_vouches_for_nothing(app: Flask, log: Log, database_url: str) -> None:
+    other = create_app(environ(database_url, AUDIT_KEY="another key that is long enough for it"))
     with other.app_context():
         verdict = verdict_on(log.mine)
         assert (verdict.event_id, verdict.problem is None) == (log.ids[0], False)
@@ -532,24 +530,22 @@ def test_another_pepper_vouches_for_nothing(app: Flask, log: Log, database_url: 
         db.engine.dispose()
 
 
-def test_a_new_pepper_goes_on_where_the_old_one_ended(
-    app: Flask, log: Log, database_url: str
-) -> None:
-    new = "a newer pepper that is long enough for it"
-    with create_app(environ(database_url, KEY_PEPPER=f"{new},{PEPPER}")).app_context():
+def test_a_new_key_goes_on_where_the_old_one_ended(app: Flask, log: Log, database_url: str) -> None:
+    new = "a newer key that is long enough for it"
+    with create_app(environ(database_url, AUDIT_KEY=f"{new},{AUDIT_KEY}")).app_context():
         if db.engine.dialect.name == "postgresql":
             db.session.execute(
                 text("SELECT setval(pg_get_serial_sequence('audit_event', 'id'), 10000)")
             )
             db.session.commit()
         seals.seal()
-        written(log.mine, 3)
+        first, *_ = written(log.mine, 3)
         seals.seal()
         assert verdict_on(log.mine, log.head).problem is None
         db.session.remove()
         db.engine.dispose()
     # An app that has not heard of it yet names the first event it can't vouch for.
-    assert verdict_on(log.mine).event_id == log.tail[0]
+    assert verdict_on(log.mine).event_id == first
 
 
 class Failed(Exception):

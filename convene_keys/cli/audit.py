@@ -87,9 +87,13 @@ def _line(verdict: seals.Verdict) -> str:
     if verdict.problem is not None:
         return f"{where}WRONG from event {verdict.event_id} on: {verdict.problem}"
     until = f", up to {log.rfc3339(verdict.sealed_at)}" if verdict.sealed_at else ""
+    keys = "; the newest key has sealed nothing yet" if verdict.unchanged else ""
+    if verdict.older_until is not None:
+        event_id, at = verdict.older_until
+        keys += f"; older keys count up to event {event_id}, since {log.rfc3339(at)} no further"
     return (
         f"{where}fine, {verdict.sealed} events in {verdict.batches} batches{until}, "
-        f"{verdict.unsealed} not sealed yet"
+        f"{verdict.unsealed} not sealed yet{keys}"
     )
 
 

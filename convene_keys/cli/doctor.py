@@ -12,13 +12,15 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from flask import current_app
 from flask.cli import with_appcontext
-from sqlalchemy import func, select
+from sqlalchemy import String, cast, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from convene_keys import clock, config, limits, notices
 from convene_keys.access import settings
 from convene_keys.cli.terms import Command
+from convene_keys.events import Action
 from convene_keys.extensions import db
+from convene_keys.models import ApiKey, AuditEvent
 
 EXIT_UNSOUND = 5
 YEARS = range(2026, 2100)
@@ -81,14 +83,38 @@ def secrets() -> Finding:
     """Those kept in the instance folder: only their owner may read them."""
     configured, open_to_others = settings(), []
     folder = configured.instance_path
-    kept = {"secret_key": configured.secret_key, "key_pepper": ",".join(configured.key_peppers)}
+    kept = {
+        "secret_key": configured.secret_key,
+        "key_pepper": ",".join(configured.key_peppers),
+        "audit_key": ",".join(configured.audit_keys),
+    }
     in_use = [folder / name for name, value in kept.items() if _holds(folder / name, value)]
     for path in [*in_use, folder] if in_use else []:
         if path.stat().st_mode & 0o077:
             open_to_others.append(f"{path} (fix: chmod go= {path})")
     if open_to_others:
         return _failed(f"others on this machine may read {', '.join(open_to_others)}")
+    if not set(configured.audit_keys[:1]) - set(configured.key_peppers):
+        return _warning(
+            "the audit log has no key of its own: who learns KEY_PEPPER can forge it. "
+            "Set AUDIT_KEY, the same on all hosts"
+        )
     return _ok(f"kept in {folder}, for their owner alone" if in_use else "from the environment")
+
+
+def api_keys() -> Finding:
+    """Each is told of in the log, which vouches for that: see `audit verify`."""
+    said = select(AuditEvent.id).where(
+        AuditEvent.organization_id == ApiKey.organization_id,
+        AuditEvent.action == Action.KEY_CREATED,
+        AuditEvent.target_id == cast(ApiKey.id, String),
+        AuditEvent.detail["hint"].as_string() == ApiKey.hint,
+    )
+    found = db.session.scalars(select(ApiKey.id).where(~said.exists()).order_by(ApiKey.id)).all()
+    if found:
+        numbers = ", ".join(map(str, found[:10]))
+        return _failed(f"{len(found)} that the log has not seen being made; the first: {numbers}")
+    return _ok("the log tells of the making of each")
 
 
 def database() -> Finding:
@@ -187,6 +213,7 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "configuration": configuration,
     "secrets": secrets,
     "database": database,
+    "API keys": api_keys,
     "SQLite version": sqlite_version,
     "clock": clocks,
     "rate limits": rate_limits,

@@ -5,16 +5,21 @@ commits, taken by a trigger before the first id, so that nobody can forget it; t
 exclusive one for a moment to learn up to which id everything is there.
 """
 
+import hmac
+import json
+
 import sqlalchemy as sa
 from alembic import op
 from flask import current_app
-
-from convene_keys import seals
 
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
+
+# What a mac was when this was written, and under which key. It is in the order of these columns.
+COLUMNS = """organization_id, actor, key_id, key_name, member_id, member_name, action, target_type,
+    target_id, target_name, outcome, ip, user_agent, request_id, CAST(detail AS TEXT)"""
 
 BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
@@ -85,7 +90,12 @@ def upgrade() -> None:
 
 def _add_macs(sqlite: bool) -> None:
     """To the events that are there. The guard against changes stands aside for it."""
-    bind, key = op.get_bind(), seals.keys(current_app.config["SETTINGS"].key_peppers)[0]
+    bind, at = op.get_bind(), "at"
+    if not sqlite:
+        at = "to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')"
+    pepper = current_app.config["SETTINGS"].key_peppers[0]
+    key = hmac.digest(pepper.encode(), b"convene-keys audit log", "sha256")
+    some = f"SELECT id, {at}, {COLUMNS} FROM audit_event WHERE id > :last ORDER BY id LIMIT 1000"  # noqa: S608
     guards = ("DROP TRIGGER audit_event_no_update", SQLITE_EVENT_GUARD)
     if not sqlite:
         name = "TRIGGER audit_event_no_change"
@@ -95,8 +105,10 @@ def _add_macs(sqlite: bool) -> None:
         )
     op.execute(guards[0])
     add, last = sa.text("UPDATE audit_event SET mac = :mac WHERE id = :id"), 0
-    while rows := seals.events(bind, "id > :last ORDER BY id LIMIT 1000", last=last).all():
-        bind.execute(add, [{"id": row.id, "mac": seals.mac(row._asdict(), key)} for row in rows])
+    while rows := bind.execute(sa.text(some), {"last": last}).all():
+        messages = {event_id: json.dumps(["event", *values]) for event_id, *values in rows}
+        macs = {name: hmac.digest(key, each.encode(), "sha256") for name, each in messages.items()}
+        bind.execute(add, [{"id": name, "mac": mac} for name, mac in macs.items()])
         last = rows[-1].id
     op.execute(guards[1])
 
