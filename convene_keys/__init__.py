@@ -9,10 +9,22 @@ from flask import Flask, Request, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import BadHost, HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from convene_keys import access, api, config, errors, headers, limits, mcp, seals, web
+from convene_keys import (
+    access,
+    api,
+    bodies,
+    config,
+    errors,
+    headers,
+    limits,
+    mcp,
+    operations,
+    seals,
+    web,
+)
 from convene_keys.extensions import csrf, db, htmx, login, prepare_sqlite
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +53,6 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
         SQLALCHEMY_ENGINE_OPTIONS={"pool_pre_ping": not settings.database_url.startswith("sqlite")},
         MAX_CONTENT_LENGTH=FORM_MAX,
         MAX_FORM_MEMORY_SIZE=FORM_MAX,
-        MAX_FORM_PARTS=100,
         SEND_FILE_MAX_AGE_DEFAULT=timedelta(days=365),  # addresses carry the files' version
         SESSION_COOKIE_NAME="__Host-convene" if settings.secure else "convene",
         SESSION_COOKIE_SECURE=settings.secure,
@@ -55,6 +66,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
 
+    bodies.init_app(app)
     app.session_interface = _Sessions()
 
     db.init_app(app)
@@ -94,7 +106,7 @@ class _Sessions(SecureCookieSessionInterface):
 
 
 def _for_machines(request: Request) -> bool:
-    return request.path.startswith("/api/") or request.path in (api.VERIFY, mcp.PATH)
+    return request.path.startswith("/api/") or request.path in (operations.VERIFY, mcp.PATH)
 
 
 def _answer_error(error: Exception) -> ResponseReturnValue:
@@ -103,7 +115,8 @@ def _answer_error(error: Exception) -> ResponseReturnValue:
     if isinstance(error, errors.Problem):
         problem = error
     elif isinstance(error, HTTPException) and error.code is not None:
-        if error.code < 400:  # a redirect that routing raised
+        # A redirect that routing raised; or no host, without which no page has addresses.
+        if error.code < 400 or isinstance(error, BadHost):
             return error
         allowed = getattr(error, "valid_methods", None) or ()
         words = None if for_machines else web.WORDS.get(error.code)

@@ -264,18 +264,10 @@ def _count(session: Session, email_digest: bytes, network: str, *, known: bool) 
     serialize(session, "sign-in")
     session.execute(delete(SignInAttempt).where(SignInAttempt.at <= now - WINDOW))
     account, address = SignInAttempt.email_digest == email_digest, SignInAttempt.network == network
-    limits: list[tuple[tuple[ColumnElement[bool], ...], int]]
-    limits = [((account, address), TRIES_PER_ACCOUNT_AND_NETWORK)]
+    _check_tries(session, TRIES_PER_ACCOUNT_AND_NETWORK, account, address)
     if not known:
-        limits += [((address,), TRIES_PER_NETWORK), ((account,), TRIES_PER_ACCOUNT)]
-    for conditions, most in limits:
-        tries, first = session.execute(
-            select(func.count(), func.min(SignInAttempt.at)).where(*conditions)
-        ).one()
-        if tries >= most:
-            wait = math.ceil((first + WINDOW - now).total_seconds())
-            minutes = "a minute" if wait <= 60 else f"{math.ceil(wait / 60)} minutes"
-            raise TooMany(f"There were too many tries. Please wait {minutes}.", retry_after=wait)
+        _check_tries(session, TRIES_PER_NETWORK, address)
+        _check_tries(session, TRIES_PER_ACCOUNT, account)
     session.add(SignInAttempt(at=now, email_digest=email_digest, network=network))
 
 
@@ -287,6 +279,17 @@ def _knows(session: Session, member_id: int, network: str) -> bool:
         SignInSession.ip.is_not(None),
     )
     return network in {network_of(ip) for ip in session.scalars(addresses.distinct()) if ip}
+
+
+def _check_tries(session: Session, most: int, *which: ColumnElement[bool]) -> None:
+    """Raises `TooMany` when `most` tries of these were made in the last 15 minutes."""
+    tries, first = session.execute(
+        select(func.count(), func.min(SignInAttempt.at)).where(*which)
+    ).one()
+    if tries >= most:
+        wait = math.ceil((first + WINDOW - clock.now()).total_seconds())
+        minutes = "a minute" if wait <= 60 else f"{math.ceil(wait / 60)} minutes"
+        raise TooMany(f"There were too many tries. Please wait {minutes}.", retry_after=wait)
 
 
 def _begin(session: Session, member: Member, origin: Origin) -> str:

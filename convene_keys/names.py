@@ -5,6 +5,12 @@ import unicodedata
 
 NAME_MAX = 100
 TEXT_MAX = 2_000
+EMAIL_MAX = 254  # RFC 5321 §4.5.3.1.3, without the brackets
+# Normalizing makes a text shorter, a syllable of Hangul or a Vietnamese letter three times.
+_RAW = 4
+# Sorting the marks on one letter takes quadratic time, so that a text of nothing else could keep a
+# processor busy for seconds. UAX #15 §13 ("Stream-Safe Text Format") finds 30 enough for any script.
+MARKS_MAX = 30
 
 # Text in every script is welcome, right-to-left too. Refused is what cannot be seen but changes
 # what is seen: control characters, line separators, directional overrides (Unicode TR36 §3.5),
@@ -12,6 +18,9 @@ TEXT_MAX = 2_000
 _INVISIBLE = {"Cc", "Zl", "Zp", "Cs", "Cn", "Co"}
 _DIRECTIONAL = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _BLANK = set("\u00ad\u115f\u1160\u180e\u200b\u2060\u2061\u2062\u2063\u2064\u3164\ufeff\uffa0")
+_HIDDEN = _DIRECTIONAL | _BLANK
+# Beside those that say it of themselves: they become marks when they are normalized.
+_MARKS = set("\u0f73\u0f75\u0f81\uff9e\uff9f")
 _SPACES = re.compile(r"\s+")
 
 
@@ -32,13 +41,17 @@ def clean_text(value: str, *, most: int = TEXT_MAX, lines: bool = True) -> str:
 
     Raises `ValueError` as `clean_line` does.
     """
-    text = unicodedata.normalize("NFC", value.replace("\r\n", "\n")).strip()
-    if len(text) > most:  # only now: normalizing can make a text longer
+    if len(value) <= _RAW * most:
+        if _stream_safe(value) != value:
+            raise ValueError(f"Please use at most {MARKS_MAX} accents on one letter.")
+        value = unicodedata.normalize("NFC", value.replace("\r\n", "\n")).strip()
+    if len(value) > most:  # normalizing can make a text longer, too
         raise ValueError(f"Please use at most {most:,} characters.")
+    text = value
     for character in text:
         if lines and character in "\n\t":
             continue
-        if character in _DIRECTIONAL | _BLANK or unicodedata.category(character) in _INVISIBLE:
+        if character in _HIDDEN or unicodedata.category(character) in _INVISIBLE:
             raise ValueError("Please remove the invisible or control characters.")
     return text
 
@@ -47,14 +60,29 @@ def fold(value: str) -> str:
     """The form in which two names are compared: NFKC, case-folded, of 200 characters at most.
 
     What cannot be seen is left out, so that it makes no difference, and since a database refuses
-    some of it. Folding can make a text up to 18 times as long; an index row can't hold that.
+    some of it. Folding can make a text up to 18 times as long; an index row can't hold that. What
+    no name or email can have, more characters or marks, is left out as well.
     """
-    seen = "".join(c for c in value if unicodedata.category(c)[0] != "C")
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
+    seen = "".join(c for c in value[:EMAIL_MAX] if unicodedata.category(c)[0] != "C")
+    folded = unicodedata.normalize("NFKC", _stream_safe(seen))
+    folded = unicodedata.normalize("NFKC", folded.casefold())
     return folded[:200]
 
 
 def slug(value: str) -> str:
-    """`Riverside Market` -> `riverside-market`; `organization` where nothing is left."""
+    """`Riverside Market`, a clean line, -> `riverside-market`; `organization` where nothing is left."""
     ascii_text = unicodedata.normalize("NFKD", value).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", ascii_text.lower()).strip("-")[:60] or "organization"
+
+
+def _stream_safe(text: str) -> str:
+    """`text` with no more than `MARKS_MAX` combining marks in a row."""
+    if text.isascii():
+        return text
+    kept, marks = [], 0
+    for character in text:
+        is_mark = unicodedata.combining(character) or character in _MARKS
+        marks = marks + 1 if is_mark else 0
+        if marks <= MARKS_MAX:
+            kept.append(character)
+    return "".join(kept)

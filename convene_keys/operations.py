@@ -63,7 +63,10 @@ ROOT = "/api/v1/admin"
 # Where a key ends itself. It is no operation, and so no tool: the text of a vendor's application
 # could talk an assistant into it.
 BURN = "/me/revoke"
+VERIFY = "/auth/verify"  # where a proxy asks about a key
 # Whatever a key asks for below these is refused and recorded.
+PATH_MAX = 256  # characters of what is no operation that are looked at: those have fewer
+ERRORS_MAX = 50
 OFF_LIMITS = ("account", "password", "billing", "stripe", "members", "api_keys")
 # With what a key that may only read passes a proxy: RFC 9110 §9.2.1, but for TRACE.
 READING = ("GET", "HEAD", "OPTIONS")
@@ -170,6 +173,7 @@ def refuse(method: str, path: str, token: str, origin: Origin, peppers: Sequence
 
     `path` as in `Operation.path`, or that of a page, such as `/admin/api_keys`.
     """
+    path = path[:PATH_MAX]
     allowed = sorted({o.method for o in OPERATIONS if _fits(o.path, path)})
     if path == BURN:
         allowed = ["POST"]
@@ -434,12 +438,13 @@ def _checked(validate: Callable[[], BaseModel]) -> BaseModel:
     try:
         return validate()
     except ValidationError as error:
+        wrong = error.errors(include_url=False, include_context=False, include_input=False)
         raise Invalid(
             [
                 FieldError(
                     ".".join(map(str, e["loc"]))[:100], e["msg"].removeprefix("Value error, ")
                 )
-                for e in error.errors(include_url=False, include_context=False, include_input=False)
+                for e in wrong[:ERRORS_MAX]
             ]
         ) from None
 

@@ -8,9 +8,10 @@ import pytest
 from sqlalchemy import select
 
 from convene_keys import clock, tokens
-from convene_keys.api.forward_auth import PATH, URI_MAX
+from convene_keys.api.forward_auth import URI_MAX
 from convene_keys.extensions import db
 from convene_keys.models import ApiKey, AuditEvent, Member, Organization
+from convene_keys.operations import VERIFY as PATH
 from tests import factories as make
 from tests.conftest import Browser, Clock
 

@@ -3,12 +3,11 @@
 from flask import Flask
 
 from convene_keys.api import forward_auth, leaks, openapi
-from convene_keys.api.forward_auth import PATH as VERIFY
 from convene_keys.api.problems import problem_document
 from convene_keys.api.routes import blueprint
 from convene_keys.extensions import csrf
 
-__all__ = ["VERIFY", "init_app", "problem_document"]
+__all__ = ["init_app", "problem_document"]
 
 
 def init_app(app: Flask) -> None:

@@ -12,7 +12,6 @@ from convene_keys import operations
 from convene_keys.access import Access, access, origin, presented_key, settings
 from convene_keys.errors import Forbidden
 
-PATH = "/auth/verify"
 URI_MAX = 2_000
 # Caddy and Traefik send the first two; for nginx it is a habit to send the others.
 PAIRS = (("X-Forwarded-Method", "X-Forwarded-Uri"), ("X-Original-Method", "X-Original-URI"))
@@ -21,7 +20,7 @@ _METHOD = re.compile(r"[A-Z][A-Z-]{0,15}")
 blueprint = Blueprint("forward_auth", __name__)
 
 
-@blueprint.get(PATH, provide_automatic_options=False)
+@blueprint.get(operations.VERIFY, provide_automatic_options=False)
 @access(Access.KEY)
 def verify() -> Response:
     """What the proxy hands on is in headers; a name can be in any script, so it is encoded."""

@@ -20,6 +20,8 @@ from convene_keys.web.signed_in import load
 
 blueprint = Blueprint("auth", __name__)
 
+NEXT_MAX = 2_000
+
 
 class SetupForm(Form):
     organization = StringField("Organization")
@@ -186,7 +188,9 @@ def _on_this_site(address: str | None) -> str | None:
 
     Browsers read a backslash as a slash and drop control characters, and `//host` is another site.
     """
-    if not address or not address.startswith("/") or not address.isprintable():
+    if not address or len(address) > NEXT_MAX:
+        return None
+    if not address.startswith("/") or not address.isprintable():
         return None
     if "//" in address or "\\" in address:
         return None

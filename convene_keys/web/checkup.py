@@ -96,7 +96,8 @@ def _wanted() -> set[int]:
     """The keys that were chosen; what can be no key's id is not found."""
     values = request.form.getlist("key")
     if not all(
-        value.isascii() and value.isdecimal() and int(value[:20]) <= ID_MAX for value in values
+        value.isascii() and value.isdecimal() and len(value) < 20 and int(value) <= ID_MAX
+        for value in values
     ):
         raise NotFound("There is no such key.")
     return {int(value) for value in values}

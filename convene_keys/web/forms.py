@@ -1,5 +1,8 @@
 """What every form shares: what the domain found wrong is shown on the field it concerns."""
 
+from typing import Any
+
+from flask import request
 from flask_wtf import FlaskForm
 from wtforms.i18n import DummyTranslations
 
@@ -19,9 +22,13 @@ class _PlainWords(DummyTranslations):
 
 
 class Form(FlaskForm):  # type: ignore[misc]
-    class Meta:
+    class Meta(FlaskForm.Meta):  # type: ignore[misc]
         def get_translations(self, _form: FlaskForm) -> _PlainWords:
             return _PlainWords()
+
+        def wrap_formdata(self, form: FlaskForm, formdata: Any) -> Any:
+            """Flask-WTF would take JSON for a form as well, past what the guard looks at."""
+            return None if request.is_json else super().wrap_formdata(form, formdata)
 
     def show(self, invalid: Invalid) -> None:
         """Put the domain's errors on their fields; one without a field of ours is the form's."""
