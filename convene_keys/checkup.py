@@ -1,6 +1,6 @@
 """The check-up: looks an organization's keys and team over for what `habits` warns of, and mends it.
 
-Only keys that work are looked at, and none that has a successor already; of one whose maker has
+Only keys that work are looked at, and none whose successor works already; of one whose maker has
 left nothing but that is said. To add a finding, add a member to `Kind` and a rule here.
 """
 
@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session, aliased, joinedload
+from sqlalchemy.orm import Session, joinedload
 
 from convene_keys import clients, clock, keys
 from convene_keys.accounts import acting
@@ -105,9 +106,16 @@ def look(session: Session, organization_id: int) -> CheckUp:
     return CheckUp(len(rows), sorted(found, key=lambda finding: order.index(finding.kind)))
 
 
-def end_date(organization: Organization) -> datetime:
-    """When a key stops working that is given an end date now."""
-    return clock.months_after(clock.now(), organization.rotate_months)
+def end_date(organization: Organization, key_id: int) -> datetime:
+    """When a key stops working that is given an end date now, by the organization's habit.
+
+    Not all on one day: each on its own in the second half of the months, those that were made one
+    after the other a week apart. The key's id decides, so that what was shown is what is set.
+    """
+    last = clock.months_after(clock.now(), organization.rotate_months)
+    before = timedelta(days=7 * key_id % (14 * organization.rotate_months + 1))
+    zone = ZoneInfo(organization.timezone)
+    return keys.end_of((last - before).astimezone(zone).date(), organization.timezone)
 
 
 def mend(actor: Actor, kind: Kind, key_ids: Iterable[int]) -> tuple[list[str], list[str]]:
@@ -137,16 +145,15 @@ def mend(actor: Actor, kind: Kind, key_ids: Iterable[int]) -> tuple[list[str], l
                     reason = kind.advice.one.replace("1 key", "the key")
                     keys.end(session, actor, key, f"Check-up: {reason}")
                 case Remedy.NARROW:
-                    keys.narrow(session, actor, key)
+                    keys.set_scope(session, actor, key, Scope.READ)
                 case Remedy.END:
-                    keys.set_expiry(session, actor, key, end_date(organization))
+                    keys.set_expiry(session, actor, key, end_date(organization, key.id))
         mended = [key.name for key in rows if key.id in still]
         return mended, [key.name for key in rows if key.id not in still]
 
 
 def _looked_at(organization_id: int, now: datetime) -> Any:
     """What the rules need to know of each key, in one statement that walks indices."""
-    successor = aliased(ApiKey)
     used = select(func.min(KeyUse.first_at)).where(KeyUse.key_id == ApiKey.id)
     returned = select(func.max(KeyUse.returned_at)).where(KeyUse.key_id == ApiKey.id)
     return (
@@ -168,12 +175,11 @@ def _looked_at(organization_id: int, now: datetime) -> Any:
             returned.scalar_subquery().label("returned_at"),
         )
         .outerjoin(Member, Member.id == ApiKey.created_by_id)
-        .outerjoin(successor, successor.predecessor_id == ApiKey.id)
         .where(
             ApiKey.organization_id == organization_id,
             ApiKey.revoked_at.is_(None),
             ApiKey.expires_at.is_(None) | (ApiKey.expires_at > now),
-            successor.id.is_(None),
+            ~keys.replaced(),
         )
     )
 

@@ -47,6 +47,21 @@ class Action(StrEnum):
         "gave the key {target} an end date",
         "give the key {target} an end date",
     )
+    KEY_WIDENED = (
+        "key.widened",
+        "let the key {target} read and change",
+        "let the key {target} read and change",
+    )
+    KEY_EXPIRY_CHANGED = (
+        "key.expiry_changed",
+        "changed the end date of the key {target}",
+        "change the end date of the key {target}",
+    )
+    KEY_EXPIRY_REMOVED = (
+        "key.expiry_removed",
+        "took the end date off the key {target}",
+        "take the end date off the key {target}",
+    )
     KEY_EXPIRED = "key.expired", "noted that the key {target} expired", "expire the key {target}"
     KEY_LEAK_REPORTED = (
         "key.leak_reported",

@@ -206,7 +206,7 @@ class Kind(StrEnum):
             many="{n} keys may change things but only ever read",
             why=(
                 "In the wrong hands it could approve or cancel bookings, which its tool hasn’t done for 90 "
-                "days. Made read-only, it goes on reading as before. There is no way back but a new key."
+                "days. Made read-only, it goes on reading as before."
             ),
             about="in use since",
             remedy=Remedy.NARROW,

@@ -3,8 +3,9 @@
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import ColumnElement, Row, bindparam, case, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -12,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
 
 from convene_keys import clients, clock, notices, tokens
-from convene_keys.accounts import acting
+from convene_keys.accounts import acting, authorize
 from convene_keys.audit import Actor, Origin, Target, network, record, rfc3339
 from convene_keys.errors import (
     Conflict,
@@ -125,7 +126,8 @@ def rotate(
     """A key's successor, which takes its name, tool, scope and span of life, and the secret.
 
     The old key goes on for the `grace`, or to its own end if that comes first; without any it is
-    revoked. Raises `NotFound`, or `Conflict` for a key that has ended or has a successor.
+    revoked. Raises `NotFound`, `Conflict` for a key that has ended or has a successor, or `Invalid`
+    when it was rotated before, and its name is another key's by now.
     """
     with acting(actor, MAKER) as session:
         old = get(session, actor.organization_id, key_id, lock=True)
@@ -161,7 +163,9 @@ def replace(
 
 
 def _life(key: ApiKey) -> timedelta | None:
-    return key.expires_at - key.created_at if key.expires_at else None
+    """How long a key was meant to live: one rotated before was cut short, its successor was not."""
+    meant = key.successors[-1] if key.successors else key
+    return meant.expires_at - meant.created_at if meant.expires_at else None
 
 
 def _successor(
@@ -172,6 +176,9 @@ def _successor(
     peppers: Sequence[str],
     created_by_id: int | None,
 ) -> tuple[ApiKey, str]:
+    # An older key that goes on beside one that has ended now has its place taken in its stead.
+    older = old.predecessor
+    place = older if old.ended and older is not None and older.works else old
     return _made(
         session,
         actor,
@@ -181,7 +188,7 @@ def _successor(
         life,
         peppers,
         created_by_id,
-        predecessor_id=old.id,
+        predecessor_id=place.id,
     )
 
 
@@ -244,19 +251,67 @@ def end(session: Session, actor: Actor, key: ApiKey, reason: str = "") -> bool:
     return True
 
 
-def narrow(session: Session, actor: Actor, key: ApiKey) -> None:
-    """Let `key` only read from now on, in the caller's transaction. There is no way back."""
-    if key.scope != Scope.READ:
-        key.scope = Scope.READ
-        record(session, actor, Action.KEY_NARROWED, target(key))
+def edit(
+    actor: Actor, key_id: int, *, scope: Scope, expires_on: date | None, confirmed: bool
+) -> ApiKey:
+    """Change what a key may do, and the last day on which it works, in its organization's time zone.
+
+    More of either takes a member who may make keys, and `confirmed`: their password, given lately.
+    Raises `NotFound`, `Forbidden`, `Conflict` for a key that has ended or was rotated, or `Invalid`.
+    """
+    with acting(actor, Role.MANAGER) as session:
+        key = get(session, actor.organization_id, key_id, lock=True)
+        if key.ended:
+            raise Conflict("A key that has ended can’t be brought back. Please create a new one.")
+        if key.released_at is not None:
+            raise Conflict("This key was rotated and ends soon. Please rotate it again instead.")
+        ends = key.expires_at if expires_on == key.last_day else _end_of(expires_on, key)
+        later = key.expires_at is not None and (ends is None or ends > key.expires_at)
+        if later or (scope != Scope.READ and key.scope == Scope.READ):
+            authorize(session, actor, MAKER)
+            if not confirmed:
+                message = "More time or rights need your password."
+                raise Invalid([FieldError("current_password", message)])
+        set_scope(session, actor, key, scope)
+        set_expiry(session, actor, key, ends)
+    return key
 
 
-def set_expiry(session: Session, actor: Actor, key: ApiKey, at: datetime) -> None:
-    """Let `key`, which has no end date, stop working `at`, in the caller's transaction."""
-    if key.expires_at is None:
-        key.expires_at = at
-        detail = {"expires_at": rfc3339(at)}
-        record(session, actor, Action.KEY_EXPIRY_SET, target(key), detail=detail)
+def end_of(day: date, zone: str) -> datetime:
+    """The last second of a day in a time zone: a key's end is written as that day."""
+    return datetime.combine(day, time(23, 59, 59), ZoneInfo(zone)).astimezone(UTC)
+
+
+def _end_of(day: date | None, key: ApiKey) -> datetime | None:
+    if day is None:
+        return None
+    zone = key.organization.timezone
+    today = clock.now().astimezone(ZoneInfo(zone)).date()
+    if not today <= day <= today + timedelta(days=EXPIRY_MAX_DAYS):
+        message = "Please choose a day from today on, within ten years. To stop it now, revoke it."
+        raise Invalid([FieldError("expires_on", message)])
+    return end_of(day, zone)
+
+
+def set_scope(session: Session, actor: Actor, key: ApiKey, scope: Scope) -> None:
+    """Let `key` do this from its next call on, in the caller's transaction."""
+    if key.scope != scope:
+        before, key.scope = key.scope, scope
+        action = Action.KEY_NARROWED if scope is Scope.READ else Action.KEY_WIDENED
+        record(session, actor, action, target(key), detail={"before": before, "after": scope})
+
+
+def set_expiry(session: Session, actor: Actor, key: ApiKey, at: datetime | None) -> None:
+    """Let `key` stop working `at` a moment, or never, in the caller's transaction."""
+    if key.expires_at == at:
+        return
+    before, key.expires_at = key.expires_at, at
+    action = Action.KEY_EXPIRY_CHANGED if at else Action.KEY_EXPIRY_REMOVED
+    if before is None:
+        action = Action.KEY_EXPIRY_SET
+    detail = {"before": rfc3339(before)} if before else {}
+    detail |= {"after": rfc3339(at)} if at else {}
+    record(session, actor, action, target(key), detail=detail)
 
 
 def get(session: Session, organization_id: int, key_id: int, *, lock: bool = False) -> ApiKey:
@@ -370,8 +425,8 @@ def choices(
     All of them while they are few, else those used last, and the `chosen` one.
     """
     (ended,) = _in_status("revoked")
-    old = ~ended & ApiKey.released_at.is_not(None)
-    query = select(ApiKey.id, ApiKey.name, ended.label("ended"), old.label("old")).where(
+    old = _beside_successor().label("old")
+    query = select(ApiKey.id, ApiKey.name, ended.label("ended"), old).where(
         ApiKey.organization_id == organization_id
     )
     by_name = query.order_by(ApiKey.name_folded, ApiKey.id)
@@ -619,17 +674,22 @@ def _note_expired(session: Session, key: ApiKey) -> None:
     record(session, Actor.system(key.organization_id), Action.KEY_EXPIRED, target(key))
 
 
-def _beside_successor() -> ColumnElement[bool]:
-    """Whether a key works, and so does the one that it was rotated to."""
-    successor, now = aliased(ApiKey), clock.now()
-    replaced = exists().where(
+def replaced() -> ColumnElement[bool]:
+    """Whether one that a key was rotated to works."""
+    successor = aliased(ApiKey)
+    return exists().where(
         successor.predecessor_id == ApiKey.id,
         successor.revoked_at.is_(None),
-        successor.expires_at.is_(None) | (successor.expires_at > now),
+        successor.expires_at.is_(None) | (successor.expires_at > clock.now()),
     )
+
+
+def _beside_successor() -> ColumnElement[bool]:
+    """Whether a key works, and so does one that it was rotated to."""
+    now = clock.now()
     # A rotated key has an end, so most need no look at their successor.
     ends = ApiKey.expires_at.is_not(None) & (ApiKey.expires_at > now)
-    return ends & ApiKey.revoked_at.is_(None) & replaced
+    return ends & ApiKey.revoked_at.is_(None) & replaced()
 
 
 def _in_status(status: str) -> list[ColumnElement[bool]]:

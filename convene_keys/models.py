@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from datetime import date as calendar_date
 from enum import StrEnum
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
     JSON,
@@ -242,8 +243,8 @@ class ApiKey(Base):
     """A secret that software holds to act for the organization; never for a person.
 
     Of the secret only an HMAC under a pepper is kept. A name belongs to one key at a time:
-    `released_at` says when this one gave it up: by being revoked, by having expired, or to its
-    successor, whose `predecessor_id` it is.
+    `released_at` says when this one gave it up: by being revoked, by having expired, or to a
+    successor, whose `predecessor_id` it is. Of several successors one at most works.
     """
 
     __tablename__ = "api_key"
@@ -263,7 +264,7 @@ class ApiKey(Base):
         Index(None, "organization_id", "name_folded", "id"),
         Index(None, "organization_id", "last_used_at", "id"),
         Index(None, "organization_id", "revoked_at", "expires_at"),  # to count by status
-        Index(None, "predecessor_id", unique=True),
+        Index(None, "predecessor_id"),
         {"sqlite_autoincrement": True},
     )
 
@@ -297,9 +298,9 @@ class ApiKey(Base):
     organization: Mapped[Organization] = relationship()
     creator: Mapped[Member | None] = relationship()
     predecessor: Mapped["ApiKey | None"] = relationship(
-        remote_side=[id], back_populates="successor"
+        remote_side=[id], back_populates="successors"
     )
-    successor: Mapped["ApiKey | None"] = relationship(back_populates="predecessor")
+    successors: Mapped[list["ApiKey"]] = relationship(back_populates="predecessor", order_by=id)
 
     @property
     def created_by_name(self) -> str:
@@ -321,6 +322,19 @@ class ApiKey(Base):
     @property
     def ended(self) -> bool:
         return not self.works
+
+    @property
+    def successor(self) -> "ApiKey | None":
+        """The key that took its place last; of one that works itself, only if that works too."""
+        taken = self.successors or (self.predecessor.successors if self.predecessor else [])
+        later = [key for key in taken if key.id > self.id and (self.ended or key.works)]
+        return later[-1] if later else None
+
+    @property
+    def last_day(self) -> calendar_date | None:
+        """On which it works, in its organization's time zone."""
+        zone = ZoneInfo(self.organization.timezone)
+        return self.expires_at.astimezone(zone).date() if self.expires_at else None
 
     @property
     def rotate_by(self) -> calendar_date:

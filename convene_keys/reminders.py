@@ -88,7 +88,7 @@ def _news(session: Session, organization: Organization) -> Sequence[tuple[ApiKey
         .where(
             ApiKey.organization_id == organization.id,
             ApiKey.revoked_at.is_(None),
-            ApiKey.released_at.is_(None),  # one with a successor is being replaced already
+            ~keys.replaced(),  # one with a successor is being replaced already
             or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now),
             or_(ApiKey.created_at <= now - half, ApiKey.expires_at <= now + EXPIRING_SOON),
         )

@@ -1,7 +1,5 @@
 "use strict";
-const slot = () => document.getElementById("dialog");
-const live = () => document.getElementById("announce");
-const toasts = () => document.getElementById("toasts");
+const [slot, live, toasts] = ["dialog", "announce", "toasts"].map((id) => () => document.getElementById(id));
 let opener = null;
 
 function announce(text) {
@@ -44,11 +42,8 @@ const inside = (element) => element && slot().contains(element);
 document.addEventListener("close", (event) => inside(event.target) && closeDialog(), true);
 
 const swapped = (status) => status < 400 || status === 409 || status === 422;
-const reasons = {
-  400: "This page is out of date. Reload it and try again.",
+const reasons = { // of what a proxy answers: the pages' own answers bring their words
   401: "You have been signed out. Reload the page to sign in again.",
-  403: "Your role doesn’t allow that.",
-  404: "That is no longer here. Reload the page.",
   429: "Too many tries just now. Wait a moment.",
   503: "The service is busy. Nothing was lost.",
 };
@@ -90,7 +85,7 @@ document.addEventListener("htmx:before:swap", (event) => {
   else if (inside(ctx.sourceElement) && !inside(target) && swapSpec?.style !== "none") closeDialog();
 });
 document.addEventListener("htmx:after:swap", () => {
-  reveal();
+  settle();
   slot().querySelector("dialog:not([open])")?.showModal();
   raise();
 });
@@ -147,5 +142,10 @@ document.addEventListener("change", ({ target }) => {
   document.cookie = `theme=${target.value};path=/;max-age=31536000;SameSite=Lax`;
   document.documentElement.dataset.theme = target.value;
 });
-const reveal = () => document.querySelectorAll("[data-needs-js]").forEach((element) => (element.hidden = false));
-reveal();
+
+function settle() {
+  document.querySelectorAll("[data-needs-js]").forEach((element) => (element.hidden = false));
+  document.querySelectorAll("[data-address]").forEach((once) => history.replaceState(history.state, "", once.dataset.address));
+}
+settle();
+addEventListener("beforeunload", (event) => document.querySelector("[data-unsaved]:not(:checked)") && event.preventDefault());

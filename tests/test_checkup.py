@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from convene_keys import checkup, clock, keys, operations, team
-from convene_keys.audit import Actor, Origin
+from convene_keys.audit import Actor, Origin, rfc3339
 from convene_keys.errors import Invalid, NotFound
 from convene_keys.extensions import db
 from convene_keys.habits import HABITS, MAKERS_MAX, Kind, is_vague
@@ -450,13 +450,14 @@ def test_mend_revokes_those_still_concerned_and_tells_of_the_rest(
     assert len(events("key.revoked")) == 1
 
 
-def test_mend_makes_keys_read_only_for_good(of: Organization, maya: Member, hands: Clock) -> None:
+def test_mend_makes_keys_read_only(of: Organization, maya: Member, hands: Clock) -> None:
     key, token = good(of, maya, last_used_at=None, scope="read_write")
     call(token, HOME)
     hands.advance(days=31)
     assert checkup.mend(Actor.of_member(maya, Origin()), Kind.ONLY_READS, [key.id]) == ([NAME], [])
     assert db.session.get_one(ApiKey, key.id).scope == "read"
-    assert [event.target_name for event in events("key.narrowed")] == [NAME]
+    (event,) = events("key.narrowed")
+    assert (event.target_name, event.detail) == (NAME, {"before": "read_write", "after": "read"})
     with pytest.raises(Exception, match="may only read"):
         call(token, HOME, name="approve_booking", id=1)
 
@@ -467,8 +468,9 @@ def test_mend_gives_an_end_date_at_which_the_key_stops(
     key, token = good(of, maya, expires_at=None)
     checkup.mend(Actor.of_member(maya, Origin()), Kind.ENDLESS, [key.id])
     (event,) = events("key.expiry_set")
-    assert event.detail == {"expires_at": "2027-05-24T12:00:00Z"}
-    hands.moment = datetime(2027, 5, 24, 11, 59, 59, tzinfo=UTC)
+    ends = db.session.get_one(ApiKey, key.id).expires_at
+    assert event.detail == {"after": rfc3339(ends)}
+    hands.moment = ends - SECOND
     call(token, HOME)
     hands.advance(seconds=1)
     with pytest.raises(Exception, match="expired"):

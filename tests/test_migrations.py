@@ -64,6 +64,19 @@ def test_migrations_go_up_down_and_up_again(app: Flask) -> None:
     _refused("DELETE FROM audit_event")
 
 
+def test_of_several_successors_the_last_stays_on_the_way_down(app: Flask) -> None:
+    of = make.organization()
+    old = make.api_key(of, "Old", released_at=PAST)[0].id
+    first, last = (make.api_key(of, name, predecessor_id=old)[0].id for name in ("A", "B"))
+    db.session.remove()
+    downgrade(revision="0010-1")
+    links = "SELECT predecessor_id FROM api_key WHERE id IN (:first, :last) ORDER BY id"
+    with db.engine.connect() as connection:
+        found = connection.execute(text(links), {"first": first, "last": last}).scalars().all()
+    assert found == [None, old]
+    upgrade()
+
+
 def test_models_and_migrations_agree(app: Flask) -> None:
     with db.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})

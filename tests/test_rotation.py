@@ -9,9 +9,9 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
-from convene_keys import clock, keys
+from convene_keys import checkup, clock, keys, leaks, reminders
 from convene_keys.audit import Actor, Origin
-from convene_keys.errors import Conflict, NotFound
+from convene_keys.errors import Conflict, Invalid, NotFound
 from convene_keys.extensions import db, direct, transaction
 from convene_keys.models import ApiKey, AuditEvent, Member, Organization
 from tests import factories as make
@@ -39,6 +39,13 @@ def refused(token: str) -> str | None:
 def events() -> list[AuditEvent]:
     db.session.rollback()
     return list(db.session.scalars(select(AuditEvent).order_by(AuditEvent.id)))
+
+
+def looked_at(of: Organization) -> dict[str, list[int]]:
+    """The keys of each finding."""
+    found = checkup.findings(db.session(), of.id)
+    db.session.rollback()
+    return {finding.kind.value: [one.id for one in finding.concerned] for finding in found}
 
 
 def listed(of: Organization, status: str) -> list[int]:
@@ -166,6 +173,66 @@ def test_list_has_the_old_key_beneath_its_successor(
     hands.advance(days=1)
     assert listed(organization, "active") == []
     assert sorted(listed(organization, "revoked")) == [old.id, new.id]
+
+
+def test_key_whose_successor_was_revoked_is_looked_at_and_rotated_again(
+    organization: Organization, maya: Member, hands: Clock
+) -> None:
+    """As long as it was meant to live, not as long as the first rotation left it."""
+    hands.advance(days=-200)
+    old, token = make.api_key(organization, "Website", creator=maya)
+    hands.advance(days=200)
+    lost, _ = rotate(maya, old.id)
+    due = {"due": [old.id], "unused": [old.id]}
+    assert looked_at(organization) == {"endless": [lost.id]}
+    keys.revoke(Actor.of_member(maya, ORIGIN), lost.id)
+    assert looked_at(organization) == due
+    assert listed(organization, "active") == [old.id]
+    reminded = reminders._news(db.session(), organization)
+    assert [(key.id, state.value) for key, state in reminded] == [(old.id, "expiring")]
+    (option,) = keys.choices(db.session(), organization.id)[0][:1]
+    assert (option.id, option.old) == (old.id, False)
+
+    new, _ = rotate(maya, old.id, timedelta(hours=1))
+    assert (new.predecessor_id, new.expires_at) == (old.id, None)
+    assert listed(organization, "active") == [new.id]
+    assert looked_at(organization) == {"endless": [new.id]}
+    old, lost = (db.session.get_one(ApiKey, key.id) for key in (old, lost))
+    assert old.successor.id == lost.successor.id == new.id
+    db.session.rollback()
+    with pytest.raises(Conflict, match="rotated already"):
+        rotate(maya, old.id)
+    hands.advance(hours=1)
+    assert refused(token) == "key_expired"
+
+
+def test_what_takes_a_successors_place_at_once_goes_on_beside_the_old_key(
+    organization: Organization, maya: Member, key: tuple[ApiKey, str], hands: Clock
+) -> None:
+    """A secret that was lost, and one that leaked: the key that it should replace still works."""
+    actor = Actor.of_member(maya, ORIGIN)
+    lost, _ = rotate(maya, key[0].id)
+    leaked, _ = rotate(maya, lost.id, timedelta(0))
+    leaks.report_own(actor, leaked.id)
+    new, _ = keys.replace(actor, leaked.id, peppers=[PEPPER])
+    (row,) = keys.list_keys(db.session(), organization.id).keys
+    assert (row.id, row.predecessor.id) == (new.id, key[0].id)
+    for ended in (lost, leaked):
+        assert db.session.get_one(ApiKey, ended.id).successor.id == new.id
+    db.session.rollback()
+    with pytest.raises(Conflict, match="replaced already"):
+        keys.replace(actor, leaked.id, peppers=[PEPPER])
+
+
+def test_key_whose_name_was_taken_meanwhile_is_not_rotated(
+    organization: Organization, maya: Member, key: tuple[ApiKey, str]
+) -> None:
+    lost, _ = rotate(maya, key[0].id)
+    keys.revoke(Actor.of_member(maya, ORIGIN), lost.id)
+    make.api_key(organization, key[0].name)
+    with pytest.raises(Invalid, match="name"):
+        rotate(maya, key[0].id)
+    assert refused(key[1]) is None
 
 
 def test_end_of_a_rotated_key_is_noted_once(

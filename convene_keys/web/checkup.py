@@ -1,6 +1,7 @@
 """The check-up: what is found in the organization's keys and team, and what mends it at once."""
 
 from datetime import datetime, timedelta
+from functools import partial
 
 from flask import Blueprint, Response, current_app, g, request, url_for
 from flask_login import current_user
@@ -115,7 +116,7 @@ def _confirm(kind: Kind, form: Form, status: int = 200) -> Response:
         left_out=max(0, len(keys) - CONFIRMED),
         chosen=chosen,
         form=form,
-        end_date=checkup.end_date(current_user.organization),
+        end_date=partial(checkup.end_date, current_user.organization),
     )
 
 

@@ -11,6 +11,7 @@ from convene_keys.errors import Invalid
 _PLAIN = {
     "Not a valid choice.": "Please choose one from the list.",
     "Not a valid integer value.": "Please type a whole number.",
+    "Not a valid date value.": "Please choose a day.",
 }
 
 

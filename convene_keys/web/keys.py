@@ -4,12 +4,13 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, request, url_for
 from flask_login import current_user
-from wtforms import RadioField, SelectField, StringField
+from wtforms import DateField, RadioField, SelectField, StringField
+from wtforms.validators import Optional
 
 from convene_keys import audit, clock, keys
 from convene_keys.access import Access, access, member_actor, settings
@@ -17,8 +18,10 @@ from convene_keys.errors import FieldError, Invalid, Malformed
 from convene_keys.events import Action, Outcome
 from convene_keys.extensions import db
 from convene_keys.models import ApiKey, AuditEvent, Scope, Tool
+from convene_keys.names import NAME_MAX, fold
 from convene_keys.operations import OPERATIONS
 from convene_keys.web import charts
+from convene_keys.web.formats import day
 from convene_keys.web.forms import Form
 from convene_keys.web.fresh import FreshForm, confirm_password
 from convene_keys.web.respond import done, is_htmx, page
@@ -29,6 +32,8 @@ Status = Literal["active", "expiring", "revoked", "all"]
 Sort = Literal["name", "created", "last_used"]
 Direction = Literal["asc", "desc"]
 EVENTS_SHOWN = 10
+SCOPES = {Scope.READ.value: "Only read", Scope.READ_WRITE.value: "Read and change"}
+_SPANS = {1: "a month", 12: "a year", 24: "2 years"}
 _OPERATIONS = {operation.action: operation.name for operation in OPERATIONS}
 
 
@@ -69,23 +74,27 @@ class NewKeyForm(FreshForm):
         },
         default=Tool.OTHER,
     )
-    scope = RadioField(
-        "What may it do?",
-        choices={Scope.READ.value: "Only read", Scope.READ_WRITE.value: "Read and change"},
-        default=Scope.READ_WRITE,
-    )
+    scope = RadioField("What may it do?", choices=SCOPES, default=Scope.READ_WRITE)
     expires_in_days = SelectField(
-        "Expires",
-        choices={
-            "": "Never",
-            "30": "In 30 days",
-            "90": "In 3 months",
-            "180": "In 6 months",
-            "365": "In a year",
-        },
+        "Ends",
         default="",
         validate_choice=False,  # any number of days is fine, the list only suggests some
     )
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        choices = {}
+        for months, days in _days_by_months(current_user.organization.rotate_months).items():
+            span = _SPANS.get(months, f"{months} months")
+            choices[str(days)] = f"In {span}, on {day(clock.now() + timedelta(days))}"
+        self.expires_in_days.choices = choices | {"": "Never"}
+
+    @classmethod
+    def safest(cls) -> Self:
+        """What a person is shown: it reads only, and ends when it is to be replaced."""
+        months = current_user.organization.rotate_months
+        ends = str(_days_by_months(months)[months])
+        return cls(data={"tool": Tool.CLAUDE, "scope": Scope.READ, "expires_in_days": ends})
 
     def days(self) -> int | None:
         """Raises `Invalid` for what is no number."""
@@ -97,8 +106,19 @@ class NewKeyForm(FreshForm):
         return int(value)
 
 
+def _days_by_months(usual: int) -> dict[int, int]:
+    """How many days it is to the ends that are suggested, by months; `usual` is among them."""
+    now = clock.now()
+    return {n: (clock.months_after(now, n) - now).days for n in sorted({1, 3, 6, 12, usual})}
+
+
 class RenameForm(Form):
     name = StringField("Name")
+
+
+class EditForm(FreshForm):
+    scope = RadioField("What may it do?", choices=SCOPES)
+    expires_on = DateField("Last day", [Optional()])
 
 
 class RevokeForm(Form):
@@ -146,7 +166,7 @@ def index() -> Response:
 @blueprint.get("/new")
 @access(Access.MAKER)
 def new() -> Response:
-    return page("keys/new.html", form=NewKeyForm(data={"tool": Tool.CLAUDE}))
+    return page("keys/new.html", form=NewKeyForm.safest())
 
 
 @blueprint.post("")
@@ -167,7 +187,7 @@ def create() -> Response:
         )
     except Invalid as invalid:
         form.show(invalid)
-        return page("keys/new.html", status=422, form=form)
+        return page("keys/new.html", status=422, form=form, made=_made_just_now(form.name.data))
     return created(key, secret)
 
 
@@ -184,8 +204,7 @@ def first_call(key_id: int) -> Response:
 @blueprint.get("/<int:key_id>")
 @access(Access.VIEWER)
 def show(key_id: int) -> Response:
-    key = get(key_id)
-    return _show(key, RenameForm(obj=key))
+    return page("keys/show.html", **_facts(get(key_id)))
 
 
 @blueprint.post("/<int:key_id>/rename")
@@ -196,7 +215,8 @@ def rename(key_id: int) -> Response:
         key = keys.rename(member_actor(), key_id, form.name.data or "")
     except Invalid as invalid:
         form.show(invalid)
-        return _show(key, form, status=422)
+        shown = _facts(key, form=form)
+        return page("keys/show.html", "keys/_rename.html", status=422, **shown)
     return done(
         f"This key is called {key.name} now.",
         url_for("keys.show", key_id=key_id),
@@ -207,10 +227,38 @@ def rename(key_id: int) -> Response:
     )
 
 
+@blueprint.post("/<int:key_id>/edit")
+@access(Access.MANAGER)
+def edit(key_id: int) -> Response:
+    """Asks for the password only when the key is to get more than it has."""
+    key = get(key_id)
+    form = EditForm(data={"scope": key.scope, "expires_on": key.last_day})
+    given = form.current_password and form.current_password.data
+    if form.validate() and (not given or confirm_password(form)):
+        try:
+            key = keys.edit(
+                member_actor(),
+                key_id,
+                scope=Scope(form.scope.data),
+                expires_on=form.expires_on.data,
+                confirmed=current_user.fresh,
+            )
+        except Invalid as invalid:
+            form.show(invalid)
+    if form.errors:
+        return page("keys/show.html", status=422, **_facts(key, edit=form))
+    can = "only reads" if key.scope == Scope.READ else "reads and changes"
+    ends = f"ends on {day(key.expires_at)}" if key.expires_at else "has no end date"
+    said = f"Saved: {key.name} {can} and {ends}."
+    return done(said, _page_of(key), "keys/show.html", edited=True, **_facts(key))
+
+
 @blueprint.get("/<int:key_id>/rotate")
 @access(Access.MAKER)
 def confirm_rotate(key_id: int) -> Response:
     key = get(key_id)
+    if key.successor:
+        return to_successor(key.successor)
     keys.require_rotatable(key)
     return page("keys/rotate.html", key=key, form=RotateForm())
 
@@ -218,16 +266,22 @@ def confirm_rotate(key_id: int) -> Response:
 @blueprint.post("/<int:key_id>/rotate")
 @access(Access.MAKER)
 def rotate(key_id: int) -> Response:
-    form = RotateForm()
+    old, form = get(key_id), RotateForm()
+    if old.successor:
+        return to_successor(old.successor)
     if not (form.validate() and confirm_password(form)):
-        return page("keys/rotate.html", status=422, key=get(key_id), form=form)
-    key, secret = keys.rotate(
-        member_actor(),
-        key_id,
-        grace=timedelta(hours=int(form.grace.data)),
-        peppers=settings().key_peppers,
-        created_by_id=current_user.member.id,
-    )
+        return page("keys/rotate.html", status=422, key=old, form=form)
+    try:
+        key, secret = keys.rotate(
+            member_actor(),
+            key_id,
+            grace=timedelta(hours=int(form.grace.data)),
+            peppers=settings().key_peppers,
+            created_by_id=current_user.member.id,
+        )
+    except Invalid as invalid:
+        form.show(invalid)
+        return page("keys/rotate.html", status=422, key=old, form=form)
     return created(get(key.id), secret)
 
 
@@ -261,9 +315,26 @@ def created(key: ApiKey, secret: str) -> Response:
     return page("keys/created.html", secret=secret, **_addresses(), **_first_call(key))
 
 
+def to_successor(new: ApiKey) -> Response:
+    """On from a form that has made `new` before: reloaded, or opened by two people."""
+    return done(f"{new.name} was replaced already. This is the new key.", _page_of(new))
+
+
 def get(key_id: int) -> ApiKey:
     """The signed-in member's organization's key. Raises `NotFound`."""
     return keys.get(db.session(), current_user.organization.id, key_id)
+
+
+def _page_of(key: ApiKey) -> str:
+    return url_for("keys.show", key_id=key.id)
+
+
+def _made_just_now(name: str | None) -> ApiKey | None:
+    """The newest key, if the signed-in member gave it this name: their form came a second time."""
+    newest = keys.newest(db.session(), current_user.organization.id)
+    if newest is None or newest.created_by_id != current_user.member.id:
+        return None
+    return newest if newest.name_folded == fold((name or "").strip()[:NAME_MAX]) else None
 
 
 def _first_call(key: ApiKey) -> dict[str, Any]:
@@ -298,7 +369,7 @@ def _addresses() -> dict[str, Any]:
 def _handover(key: ApiKey) -> Handover | None:
     """How far the move from a rotated key to its successor is, seen from either; None without."""
     old, new = (key, key.successor) if key.successor else (key.predecessor, key)
-    if old is None or not old.works:
+    if old is None or not (old.works and new.works):
         return None
     session, organization_id = db.session(), key.organization_id
     first = audit.first(session, organization_id, audit.Filter(key=new.id))
@@ -318,23 +389,27 @@ def _last_days() -> list[charts.Span]:
     return charts.last_days(charts.day_of(clock.now(), current_user.organization.timezone))
 
 
-def _show(key: ApiKey, form: RenameForm, status: int = 200) -> Response:
+def _facts(
+    key: ApiKey, *, form: RenameForm | None = None, edit: EditForm | None = None
+) -> dict[str, Any]:
+    """What a key's page shows, with the forms that something is wrong in."""
     session, organization = db.session(), current_user.organization
     wanted, days = audit.Filter(key=key.id), _last_days()
     moments = charts.moments(days, organization.timezone)
     events, _ = audit.page(session, organization.id, wanted, before=None, limit=EVENTS_SHOWN)
     counts = audit.count_spans(session, organization.id, wanted, moments, charts.CAP)
-    return page(
-        "keys/show.html",
-        "keys/_rename.html" if status == 422 else None,
-        status=status,
-        key=key,
-        form=form,
-        handover=_handover(key),
-        events=events,
-        chart=charts.bars(days, counts, charts.CAP) if any(counts) else [],
+    today = charts.day_of(clock.now(), organization.timezone)
+    return {
+        "key": key,
+        "form": form or RenameForm(formdata=None, obj=key),
+        "edit": edit
+        or EditForm(formdata=None, data={"scope": key.scope, "expires_on": key.last_day}),
+        "between": (today, today + timedelta(days=keys.EXPIRY_MAX_DAYS)),
+        "handover": _handover(key),
+        "events": events,
+        "chart": charts.bars(days, counts, charts.CAP) if any(counts) else [],
         **_addresses(),
-    )
+    }
 
 
 def _filters() -> tuple[Filters, int]:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from flask import Blueprint, Response, make_response, render_template, request, url_for
+from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
 from flask_login import current_user
 from wtforms import StringField
 
@@ -18,7 +18,7 @@ from convene_keys.web import charts
 from convene_keys.web.audit import moment
 from convene_keys.web.forms import Form
 from convene_keys.web.fresh import FreshForm, confirm_password
-from convene_keys.web.keys import created, get
+from convene_keys.web.keys import created, get, to_successor
 from convene_keys.web.respond import done, page
 
 blueprint = Blueprint("leak", __name__, url_prefix="/admin/api_keys/<int:key_id>/leak")
@@ -61,6 +61,8 @@ def report(key_id: int) -> Response:
 def replace(key_id: int) -> Response:
     """A successor, whose secret only this answer shows."""
     key, form = get(key_id), ReplaceForm()
+    if key.successor:
+        return to_successor(key.successor)
     if not (form.validate() and confirm_password(form)):
         return _show(key, LeakForm(), form, status=422)
     try:
@@ -74,6 +76,16 @@ def replace(key_id: int) -> Response:
         form.show(invalid)
         return _show(key, LeakForm(), form, status=422)
     return created(get(new.id), secret)
+
+
+@blueprint.get("/replace")
+@access(Access.MANAGER)
+def replaced(key_id: int) -> Response:
+    """Where the address of a replacement leads that is opened again."""
+    new = get(key_id).successor
+    if new:
+        return to_successor(new)
+    return make_response(redirect(url_for("leak.show", key_id=key_id), 303))
 
 
 @blueprint.get("/report.txt")

@@ -236,6 +236,14 @@ STATES = [
     ),
     Visit("no name", f"{KEYS}/new", act=_then_error(_fill("Create key", name="")), problem=422),
     Visit(
+        "no such day",
+        f"{KEYS}/<key_id>",
+        act=_then_error(
+            _fill("Save rights and end date of Claude on Maya’s laptop", expires_on="2020-01-01")
+        ),
+        problem=422,
+    ),
+    Visit(
         "no member",
         "/admin/team/new",
         act=_then_error(_fill("Add member", name="", email="")),

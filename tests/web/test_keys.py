@@ -133,10 +133,19 @@ def test_create_takes_names_in_any_script(client, maya):
 
 def test_create_twice_with_one_name_makes_one_key(client, maya):
     assert create(client).status_code == 200
-    again = create(client, name=" CLAUDE  on laptop ")
-    assert again.status_code == 422
-    assert "Another active key has this name" in again.text
+    for name in ("Claude on laptop", " CLAUDE  on laptop "):
+        again = create(client, name=name)
+        assert again.status_code == 422
+        assert "Another active key has this name" in again.text
     assert db.session.query(ApiKey).count() == 1
+
+
+def test_the_form_of_a_key_sent_again_leads_to_the_key_that_it_made(client, maya):
+    link = "You made this key just now."
+    create(client)
+    assert link in create(client).text
+    client.sign_in(make.member(maya.organization, name="Noor"))
+    assert link not in create(client).text
 
 
 def test_create_refuses_a_key_as_a_name_and_says_what_to_do(client, maya):
@@ -465,13 +474,28 @@ def test_rotate_at_once_revokes_the_old_key(client, maya, old):
 
 
 def test_rotating_what_cannot_be_says_so(client, maya, old):
+    """What was rotated already leads to the new key; the form may only have been sent again."""
     rotate(client, old)
+    new = f"/admin/api_keys/{newest().id}"
     for answer in (client.get(f"/admin/api_keys/{old.id}/rotate"), rotate(client, old)):
-        assert answer.status_code == 409
-        assert "This key was rotated already." in answer.text
+        assert (answer.status_code, answer.location) == (303, new)
+    assert client.get(new).text.count("Website was replaced already.") == 2
+    client.post(f"{new}/revoke")
+    answer = rotate(client, newest())
+    assert answer.status_code == 409
+    assert "This key has ended." in answer.text
     make.api_key(make.organization())
     absent, theirs = ApiKey(id=10**9), newest()
     assert rotate(client, absent).status_code == rotate(client, theirs).status_code == 404
+
+
+def test_a_name_that_is_taken_meanwhile_is_said_on_the_page_of_a_rotation(client, maya, old):
+    rotate(client, old)
+    client.post(f"/admin/api_keys/{newest().id}/revoke")
+    make.api_key(maya.organization, old.name)
+    answer = rotate(client, old)
+    assert answer.status_code == 422
+    assert "Another active key has this name" in answer.text
 
 
 def test_list_shows_the_old_key_beneath_its_successor(client, maya, old):
