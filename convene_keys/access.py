@@ -6,9 +6,9 @@ from collections.abc import Callable
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, TypeVar
-from urllib.parse import unquote_plus
+from urllib.parse import unquote, unquote_plus, urlsplit
 
-from flask import Flask, abort, current_app, g, redirect, request, url_for
+from flask import Flask, abort, current_app, g, redirect, request, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
 from werkzeug.routing import RequestRedirect
@@ -123,11 +123,26 @@ def guard() -> ResponseReturnValue | None:
 
 
 def _to_sign_in() -> ResponseReturnValue:
-    wanted = request.full_path.rstrip("?") if request.method == "GET" else None
-    address = url_for("auth.login", next=wanted)
+    """To sign in, and from there back to the page that they are on."""
+    # Only who was signed in lost something, and a sign-out has come true.
+    lost = request.method != "GET" and "_user_id" in session and request.endpoint != "auth.logout"
+    address = url_for("auth.login", next=_page(), lost="yes" if lost else None)
     if request.headers.get("HX-Request") == "true":
-        return "", 401, {"HX-Redirect": url_for("auth.login")}
+        return "", 401, {"HX-Redirect": address}
     return redirect(address, 303)
+
+
+def _page() -> str | None:
+    """The path of the page that was asked for, or on which a form or HTMX asked, if it can be opened."""
+    asks = request.headers.get("HX-Request") == "true"
+    if request.method == "GET" and not asks:
+        return request.full_path.rstrip("?")
+    url = urlsplit((request.headers.get("HX-Current-URL") if asks else request.referrer) or "")
+    page = f"{url.path}?{url.query}".rstrip("?")
+    adapter = current_app.create_url_adapter(request)
+    opens = adapter is not None and adapter.test(unquote(url.path), "GET")
+    key = tokens.PATTERN.search(unquote_plus(page))
+    return page if opens and not key and url.netloc == request.host else None
 
 
 def _refuse_key_outside_header() -> None:

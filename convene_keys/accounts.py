@@ -175,6 +175,25 @@ def session_of(
     )
 
 
+def why_ended(session: Session, token: str, *, idle: timedelta, most: timedelta) -> str | None:
+    """Why a session lives no more, in a sentence; None when `token` never opened one."""
+    found = session.scalar(select(SignInSession).where(SignInSession.digest == _digest(token)))
+    if found is None:
+        return None
+    if found.ended_at is None and found.last_seen_at <= clock.now() - idle:
+        return f"You were signed out after {_span(idle)} without a click."
+    if found.ended_at is None and found.created_at <= clock.now() - most:
+        return f"You were signed out {_span(most)} after you signed in."
+    return "You were signed out."
+
+
+def _span(time: timedelta) -> str:
+    """`45 minutes`, `2 hours`."""
+    hours, minutes = divmod(time // timedelta(minutes=1), 60)
+    number, unit = (hours, "hour") if not minutes else (hours * 60 + minutes, "minute")
+    return f"{number} {unit}{'' if number == 1 else 's'}"
+
+
 def is_fresh(signed_in: SignInSession) -> bool:
     """Whether the password was checked in the last 30 minutes (OWASP ASVS 5.0 7.5.1)."""
     return signed_in.password_checked_at > clock.now() - FRESH_FOR

@@ -88,12 +88,18 @@ class Action(StrEnum):
         "noted a reminder for {target}",
         "note a reminder for {target}",
     )
+    APPLICATION_RESTORED = (
+        "application.restored",
+        "put {target} back as it was",
+        "put {target} back",
+    )
     BOOKING_LISTED = "booking.listed", "listed bookings", "list bookings"
     BOOKING_VIEWED = "booking.viewed", "looked at {target}", "look at {target}"
     BOOKING_APPROVED = "booking.approved", "approved {target}", "approve {target}"
     BOOKING_DECLINED = "booking.declined", "declined {target}", "decline {target}"
     BOOKING_CANCELLED = "booking.cancelled", "cancelled {target}", "cancel {target}"
     BOOKING_PAID = "booking.paid", "marked {target} as paid", "mark {target} as paid"
+    BOOKING_RESTORED = "booking.restored", "put {target} back as it was", "put {target} back"
     AUDIT_LISTED = "audit.listed", "listed its own activity", "list its own activity"
     AUDIT_EXPORTED = "audit.exported", "exported the audit log", "export the audit log"
     OFF_LIMITS = (

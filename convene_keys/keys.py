@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, Row, bindparam, case, exists, func, select, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, case, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased, joinedload, selectinload
@@ -352,12 +352,8 @@ def list_keys(
 
     A key that goes on beside its successor is not listed: its successor has it as `predecessor`.
     """
-    query = select(ApiKey).where(
-        ApiKey.organization_id == organization_id, *_in_status(status), ~_beside_successor()
-    )
-    if q:
-        query = query.where(ApiKey.name_folded.contains(fold(q), autoescape=True))
-    total = session.scalar(query.with_only_columns(func.count())) or 0
+    query = _listed(organization_id, q, status)
+    total = count(session, organization_id, q, status)
     pages = max(1, -(-total // page_size))
     page = min(max(page, 1), pages)
     column: ColumnElement[object] = {
@@ -378,12 +374,24 @@ def list_keys(
     return KeyPage(keys, total, page, pages)
 
 
+def count(session: Session, organization_id: int, q: str, status: str) -> int:
+    """How many keys `list_keys` has in all its pages."""
+    query = _listed(organization_id, q, status).with_only_columns(func.count())
+    return session.scalar(query) or 0
+
+
+def _listed(organization_id: int, q: str, status: str) -> Select[ApiKey]:
+    query = select(ApiKey).where(
+        ApiKey.organization_id == organization_id, *_in_status(status), ~_beside_successor()
+    )
+    if q:
+        query = query.where(ApiKey.name_folded.contains(fold(q), autoescape=True))
+    return query
+
+
 def expiring(session: Session, organization_id: int) -> int:
     """How many of the organization's keys stop working soon."""
-    soon = select(func.count()).where(
-        ApiKey.organization_id == organization_id, *_in_status("expiring"), ~_beside_successor()
-    )
-    return session.scalar(soon) or 0
+    return count(session, organization_id, "", "expiring")
 
 
 def newest(session: Session, organization_id: int) -> ApiKey | None:

@@ -46,6 +46,10 @@ from convene_keys.prepared import Direct, Prepared
 
 Kind = TypeVar("Kind", Booking, VendorApplication)
 REMIND_EVERY = timedelta(hours=24)
+_DECIDED: dict[type[Any], tuple[str, ...]] = {
+    Booking: ("status", "reason", "paid", "decided_at"),
+    VendorApplication: ("status", "note", "decided_at", "reminded_at"),
+}
 
 
 @dataclass(frozen=True)
@@ -198,6 +202,22 @@ def remind_application(application: VendorApplication) -> None:
             code="reminded_recently",
         )
     application.reminded_at = now
+
+
+def state(row: Booking | VendorApplication) -> dict[str, Any]:
+    """What a decision may change of a row, as JSON."""
+    return {name: _as_json(getattr(row, name)) for name in _DECIDED[type(row)]}
+
+
+def restore(row: Booking | VendorApplication, state: Mapping[str, Any]) -> None:
+    """Put back some of what `state` gave before."""
+    for name, value in state.items():
+        moment = name.endswith("_at") and value is not None
+        setattr(row, name, datetime.fromisoformat(value) if moment else value)
+
+
+def _as_json(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def cursor_number(cursor: str | None) -> int | None:

@@ -6,8 +6,8 @@ nothing a key does can miss its walls or the audit log. To add one, add a row to
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 from urllib.parse import unquote, unquote_plus
@@ -495,10 +495,10 @@ _show_application = _showing(VendorApplication, s.ApplicationOut)
 
 def _deciding(status: BookingStatus) -> Callable[[Call, s.One], BaseModel]:
     def handler(call: Call, wanted: s.One) -> BaseModel:
-        booking = _booking_of(call, wanted)
-        before, reason = booking.status, getattr(wanted, "reason", "")
-        changed = markets.decide_booking(booking, status, reason)
-        call.detail |= {"before": before, "changed": changed}
+        reason = getattr(wanted, "reason", "")
+        with _changing(call, Booking, wanted.id) as booking:
+            call.detail["before"] = booking.status
+            call.detail["changed"] = markets.decide_booking(booking, status, reason)
         if reason:
             call.detail["reason"] = reason
         return _show_booking(call, wanted)
@@ -507,22 +507,22 @@ def _deciding(status: BookingStatus) -> Callable[[Call, s.One], BaseModel]:
 
 
 def _mark_paid(call: Call, wanted: s.One) -> BaseModel:
-    booking = _booking_of(call, wanted)
-    call.detail["changed"] = markets.mark_paid(booking)
+    with _changing(call, Booking, wanted.id) as booking:
+        call.detail["changed"] = markets.mark_paid(booking)
     return _show_booking(call, wanted)
 
 
 def _update_application(call: Call, wanted: s.ApplicationUpdate) -> BaseModel:
-    application = _application_of(call, wanted)
-    before = application.status
-    changed = markets.update_application(application, ApplicationStatus(wanted.status), wanted.note)
-    call.detail |= {"before": before, "after": wanted.status, "changed": changed}
+    status = ApplicationStatus(wanted.status)
+    with _changing(call, VendorApplication, wanted.id) as application:
+        call.detail |= {"before": application.status, "after": status}
+        call.detail["changed"] = markets.update_application(application, status, wanted.note)
     return _show_application(call, wanted)
 
 
 def _remind_application(call: Call, wanted: s.One) -> BaseModel:
-    application = _application_of(call, wanted)
-    markets.remind_application(application)
+    with _changing(call, VendorApplication, wanted.id) as application:
+        markets.remind_application(application)
     return _show_application(call, wanted)
 
 
@@ -541,12 +541,15 @@ def _list_events(call: Call, wanted: s.ListEvents) -> BaseModel:
     )
 
 
-def _booking_of(call: Call, wanted: s.One) -> Booking:
-    return markets.get(call.session, Booking, call.organization.id, wanted.id)
-
-
-def _application_of(call: Call, wanted: s.One) -> VendorApplication:
-    return markets.get(call.session, VendorApplication, call.organization.id, wanted.id)
+@contextmanager
+def _changing(call: Call, model: type[markets.Kind], number: int) -> Iterator[markets.Kind]:
+    """The row to change; the event keeps what it replaced, for `undo`."""
+    row = markets.get(call.session, model, call.organization.id, number)
+    before = markets.state(row)
+    yield row
+    after = markets.state(row)
+    if replaced := {name: was for name, was in before.items() if was != after[name]}:
+        call.detail["replaced"] = replaced
 
 
 OPERATIONS: tuple[Operation, ...] = (

@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from convene_keys import clock, tokens
+from convene_keys import clock, operations, tokens
 from convene_keys.accounts import _digest
+from convene_keys.audit import Actor, Origin
 from convene_keys.extensions import db
 from convene_keys.models import (
     ApiKey,
@@ -22,6 +23,7 @@ from convene_keys.models import (
     VendorApplication,
 )
 from convene_keys.names import fold
+from convene_keys.operations import BY_NAME
 from tests.databases import PEPPER
 
 _numbers = itertools.count(1)
@@ -60,6 +62,20 @@ def api_key(of: Organization, name: str = "Claude on laptop", **values: Any) -> 
         **values,
     )
     return _saved(key), token
+
+
+def call(secret: str, operation: str, origin: Origin | None = None, **values: Any) -> None:
+    """What the key does by an operation, as through the API."""
+    wanted = BY_NAME[operation]
+    arguments = wanted.from_json(values)
+    operations.run(wanted, secret, lambda: arguments, origin or Origin(), [PEPPER])
+
+
+def decide(member: Member, operation: str, **values: Any) -> None:
+    """The same by a member in the browser."""
+    wanted = BY_NAME[operation]
+    arguments = wanted.from_json(values)
+    operations.run_for_member(wanted, Actor.of_member(member, Origin()), lambda: arguments)
 
 
 def session(of: Member) -> tuple[SignInSession, str]:

@@ -17,6 +17,7 @@ from convene_keys import clock
 from convene_keys.access import Access, access, declared
 from convene_keys.extensions import db
 from convene_keys.models import (
+    AuditEvent,
     Booking,
     Market,
     MarketDate,
@@ -37,6 +38,7 @@ NUMBER, ABSENT = 730_173, 940_094
 OWN: dict[str, int | str] = {
     "id": NUMBER,
     "key_id": NUMBER,
+    "event_id": NUMBER,
     "member_id": NUMBER,
     "number": NUMBER,
     "kind": "endless",
@@ -106,6 +108,10 @@ def organization(app: Flask) -> Organization:
         db.session.commit()
     make.member(organization, name="Bystander", id=NUMBER)
     make.api_key(organization, "Bystander", id=NUMBER)
+    change = {"action": "booking.approved", "target_type": "booking", "target_id": str(NUMBER)}
+    seen = {"at": clock.now(), "actor": "key", "key_id": NUMBER, "outcome": "ok", "mac": bytes(32)}
+    db.session.add(AuditEvent(**key, **change, **seen))
+    db.session.commit()
     return organization
 
 

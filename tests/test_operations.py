@@ -206,7 +206,8 @@ def test_call_is_recorded_under_the_keys_name(organization: Organization, secret
     )
     assert (event.target_type, event.target_id, event.target_name) == ("booking", "2", "booking 2")
     assert (event.ip, event.user_agent, event.request_id) == ("192.0.2.1", "curl/8", "r1")
-    assert event.detail == {"before": "pending", "changed": True}
+    replaced = {"status": "pending", "decided_at": None}
+    assert event.detail == {"before": "pending", "changed": True, "replaced": replaced}
 
 
 def test_every_operation_is_recorded_once_as_what_it_is(

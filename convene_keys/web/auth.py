@@ -174,7 +174,18 @@ def _invited() -> Member:
 
 
 def _sign_in_page(form: SignInForm, status: int = 200) -> Response:
-    return page("auth/login.html", status=status, form=form, first_run=team.is_empty(db.session()))
+    configured, token = settings(), session.get("_user_id")
+    why = token and accounts.why_ended(
+        db.session(), token, idle=configured.session_idle, most=configured.session_max
+    )
+    return page(
+        "auth/login.html",
+        status=status,
+        form=form,
+        first_run=team.is_empty(db.session()),
+        why=why,
+        lost="lost" in request.args,
+    )
 
 
 def _enter(token: str) -> None:

@@ -60,10 +60,16 @@ def remedy(kind: str) -> Response:
     return done(" ".join(said), url_for("checkup.index"))
 
 
-def count() -> int:
-    """How many findings there are, for every page: counted anew, but for a minute where it takes long."""
+def count(anew: bool = False) -> int:
+    """How many findings there are, for every page: counted anew, but for a minute where it takes long.
+
+    After a change it is always counted `anew`.
+    """
     counts, now = _counts(), clock.now()
     organization_id = current_user.organization.id
+    if anew:
+        counts.pop(organization_id, None)
+        g.pop("checkup", None)
     at, known = counts.get(organization_id, (now - COUNTED_EVERY, 0))
     if "checkup" not in g and now - at < COUNTED_EVERY:
         return known

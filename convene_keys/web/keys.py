@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal, Self, get_args
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from flask import Blueprint, Response, request, url_for
 from flask_login import current_user
+from werkzeug.datastructures import MultiDict
 from wtforms import DateField, RadioField, SelectField, StringField
 from wtforms.validators import Optional
 
@@ -136,7 +137,7 @@ class RotateForm(FreshForm):
 @blueprint.get("")
 @access(Access.VIEWER)
 def index() -> Response:
-    filters, number = _filters()
+    filters, number = _filters(request.args)
     session, organization_id = db.session(), current_user.organization.id
     found = keys.list_keys(
         session,
@@ -147,7 +148,6 @@ def index() -> Response:
         descending=filters.dir == "desc",
         page=number,
     )
-    newest = None if is_htmx() else keys.newest(session, organization_id)
     return page(
         "keys/list.html",
         "keys/_list.html",
@@ -158,8 +158,7 @@ def index() -> Response:
         pages=found.pages,
         filters=filters,
         has_keys=bool(found.total) or keys.any_ever(session, organization_id),
-        attention=keys.expiring(session, organization_id),
-        **(_first_call(newest) if newest else {}),
+        **({} if is_htmx() else _notices()),
     )
 
 
@@ -215,15 +214,13 @@ def rename(key_id: int) -> Response:
         key = keys.rename(member_actor(), key_id, form.name.data or "")
     except Invalid as invalid:
         form.show(invalid)
-        shown = _facts(key, form=form)
-        return page("keys/show.html", "keys/_rename.html", status=422, **shown)
+        return page("keys/show.html", status=422, **_facts(key, form=form))
     return done(
         f"This key is called {key.name} now.",
         url_for("keys.show", key_id=key_id),
-        "keys/_rename.html",
-        key=key,
-        form=form,
+        "keys/show.html",
         renamed=True,
+        **_facts(key),
     )
 
 
@@ -300,12 +297,15 @@ def revoke(key_id: int) -> Response:
     except Invalid as invalid:
         form.show(invalid)
         return page("keys/revoke.html", "keys/_revoke.html", status=422, key=key, form=form)
+    filters = _filters_shown()
     return done(
         f"{key.name} was revoked. It stopped working at once.",
         url_for("keys.index"),
-        "keys/_row.html",
-        key=key,
+        "keys/_revoked.html",
+        **(_notices() | {"key": key}),
         just_revoked=True,
+        filters=filters,
+        total=keys.count(db.session(), key.organization_id, filters.q, filters.status),
         **_used([key]),
     )
 
@@ -412,18 +412,35 @@ def _facts(
     }
 
 
-def _filters() -> tuple[Filters, int]:
-    """The address's filters and page. Raises `Malformed` for what the list can't do."""
-    chosen = Filters(q=request.args.get("q", "").strip())
+def _notices() -> dict[str, Any]:
+    """What stands above the list: how many keys stop soon, and the newest one's first call."""
+    session, organization_id = db.session(), current_user.organization.id
+    newest = keys.newest(session, organization_id)
+    attention = keys.expiring(session, organization_id)
+    return {"attention": attention, "newest": newest, **(_first_call(newest) if newest else {})}
+
+
+def _filters_shown() -> Filters:
+    """The filters of the list that HTMX asks from, by the address of its page."""
+    query = urlsplit(request.headers.get("HX-Current-URL", "")).query
+    try:
+        return _filters(MultiDict(parse_qsl(query)))[0]
+    except Malformed:
+        return Filters()
+
+
+def _filters(args: MultiDict[str, str]) -> tuple[Filters, int]:
+    """An address's filters and page. Raises `Malformed` for what the list can't do."""
+    chosen = Filters(q=args.get("q", "").strip())
     if len(chosen.q) > 100 or "\0" in chosen.q:
         raise Malformed("Please search for at most 100 ordinary characters.")
     for name, choices in (("status", Status), ("sort", Sort), ("dir", Direction)):
-        value = request.args.get(name)
+        value = args.get(name)
         if value and value not in get_args(choices):
             raise Malformed(f"There is no {name} “{value[:20]}” to list keys by.")
         if value:
             chosen = replace(chosen, **{name: value})
-    number = request.args.get("page", "1")
+    number = args.get("page", "1")
     if not (number.isascii() and number.isdecimal() and 1 <= int(number[:7]) <= 1_000_000):
         raise Malformed("There is no such page.")
     return chosen, int(number[:7])

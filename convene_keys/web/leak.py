@@ -1,31 +1,41 @@
 """The walk-through after a leak: revoke, replace, see what the key did, report it."""
 
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from flask import Blueprint, Response, make_response, redirect, render_template, request, url_for
+from flask import (
+    Blueprint,
+    Response,
+    flash,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
 from flask_login import current_user
 from wtforms import StringField
 
-from convene_keys import audit, clock, keys, leaks
+from convene_keys import audit, clock, keys, leaks, undo
 from convene_keys.access import Access, access, member_actor, settings
-from convene_keys.errors import Invalid
-from convene_keys.events import Outcome
+from convene_keys.errors import Conflict, Invalid
+from convene_keys.events import Action, Outcome
 from convene_keys.extensions import db
-from convene_keys.models import ApiKey, Scope
+from convene_keys.models import ApiKey
 from convene_keys.operations import OPERATIONS
 from convene_keys.web import charts
 from convene_keys.web.audit import moment
 from convene_keys.web.forms import Form
 from convene_keys.web.fresh import FreshForm, confirm_password
 from convene_keys.web.keys import created, get, to_successor
-from convene_keys.web.respond import done, page
+from convene_keys.web.respond import done, is_htmx, page, stale
 
 blueprint = Blueprint("leak", __name__, url_prefix="/admin/api_keys/<int:key_id>/leak")
 
 LOOKED_THROUGH = 10_000  # events; of more, the newest
 CHANGES_SHOWN = 100
-CHANGES = frozenset(o.action.value for o in OPERATIONS if o.scope is Scope.READ_WRITE)
+READS = {o.action for o in OPERATIONS} - undo.CHANGES | {Action.KEY_CONNECTED}
 
 
 class LeakForm(Form):
@@ -88,6 +98,30 @@ def replaced(key_id: int) -> Response:
     return make_response(redirect(url_for("leak.show", key_id=key_id), 303))
 
 
+@blueprint.post("/undo")
+@access(Access.MANAGER)
+def undo_all(key_id: int) -> Response:
+    undone, left = undo.undo_all(member_actor(), get(key_id), moment(_since()))
+    said = f"{_counted(len(undone), 'change')} undone." if undone else "Nothing was undone."
+    if left:
+        said += f" {len(left):,} could not be: it says why beside each."
+    return _after_undo(key_id, said, undone or left)
+
+
+@blueprint.post("/undo/<int:event_id>")
+@access(Access.MANAGER)
+def undo_change(key_id: int, event_id: int) -> Response:
+    try:
+        undo.undo(member_actor(), key_id, event_id)
+    except Conflict as conflict:
+        if is_htmx():
+            facts = _facts(get(key_id))
+            return stale(conflict, "keys/_changes.html", touched={event_id}, **facts)
+        flash(conflict.detail, "error")
+        return make_response(redirect(_review(key_id), 303))
+    return _after_undo(key_id, "Undone: it is as it was before.", {event_id})
+
+
 @blueprint.get("/report.txt")
 @access(Access.MANAGER)
 def text(key_id: int) -> Response:
@@ -111,22 +145,63 @@ def _show(
     )
 
 
+def _after_undo(key_id: int, said: str, touched: set[int]) -> Response:
+    fragment = "keys/_changes.html" if is_htmx() else None
+    facts = _facts(get(key_id)) if fragment else {}
+    return done(said, _review(key_id), fragment, touched=touched, **facts)
+
+
+def _review(key_id: int) -> str:
+    return url_for("leak.show", key_id=key_id, since=_since(), _anchor="review")
+
+
+def _since() -> str:
+    """The day that the address names, else the first of the last thirty."""
+    typed = request.args.get("since", "").strip()
+    today = charts.day_of(clock.now(), current_user.organization.timezone)
+    return typed or (today - timedelta(days=charts.DAYS)).isoformat()
+
+
 def _facts(key: ApiKey) -> dict[str, Any]:
     """What the page and the report tell: the incident, and what the key did since a day."""
-    session, organization = db.session(), current_user.organization
-    typed = request.args.get("since", "").strip()
-    today = charts.day_of(clock.now(), organization.timezone)
-    since = typed or (today - timedelta(days=charts.DAYS)).isoformat()
+    session, since = db.session(), _since()
     wanted = audit.Filter(key=key.id, since=moment(since))
-    groups, more = audit.groups(session, organization.id, wanted, LOOKED_THROUGH)
-    done_by_it = audit.Filter(key=key.id, since=wanted.since, outcome=Outcome.OK)
-    changes = audit.latest(session, organization.id, done_by_it, CHANGES, CHANGES_SHOWN + 1)
+    groups, more = audit.groups(session, key.organization_id, wanted, LOOKED_THROUGH)
+    changes, more_changes = undo.changes(session, key, wanted.since, undo.AT_ONCE)
     return {
         "key": key,
         "incident": leaks.incident(session, key),
         "since": since,
         "groups": groups,
         "looked_through": LOOKED_THROUGH if more else None,
+        "summary": _summary(groups, len(changes), more_changes),
         "changes": changes[:CHANGES_SHOWN],
-        "more_changes": len(changes) > CHANGES_SHOWN,
+        "more_changes": more_changes or len(changes) > CHANGES_SHOWN,
+        "why_not": undo.why_not,
     }
+
+
+def _summary(groups: Sequence[audit.Group], changes: int, more_changes: bool) -> str:
+    """`1 change and 64 reads, always from the same address`."""
+
+    def count(fits: Callable[[audit.Group], bool]) -> int:
+        return sum(group.count for group in groups if fits(group))
+
+    parts = [f"{'more than ' * more_changes}{_counted(changes, 'change')}"]
+    for noun, number in (
+        ("read", count(lambda g: g.outcome == Outcome.OK and g.action in READS)),
+        ("call through a proxy", count(lambda g: g.action == Action.PROXY_REQUEST)),
+        ("try that came to nothing", count(lambda g: g.outcome != Outcome.OK)),
+    ):
+        if number:
+            parts.append(_counted(number, noun))
+    addresses = len({group.ip for group in groups})
+    where = "always from the same address" if addresses == 1 else f"from {addresses:,} addresses"
+    text = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return f"{text[0].upper()}{text[1:]}, {where}."
+
+
+def _counted(number: int, noun: str) -> str:
+    first, *rest = noun.split(" ", 1)
+    plural = f"{first.removesuffix('y')}ies" if first.endswith("y") else f"{first}s"
+    return " ".join([f"{number:,}", first if number == 1 else plural, *rest])

@@ -76,13 +76,21 @@ def page(
 ) -> Response:
     """The page, or for HTMX only its `fragment` template."""
     chosen = fragment if fragment and is_htmx() else template
-    return make_response(render_template(chosen, **context), status)
+    return make_response(_render(chosen, **context), status)
+
+
+def _render(template: str, **context: Any) -> str:
+    """The template, and after a change in place also the number that the navigation shows."""
+    text = render_template(template, **context)
+    if is_htmx() and request.method == "POST" and current_user.is_authenticated:
+        text += render_template("_findings.html", oob=True)
+    return text
 
 
 def done(message: str, back_to: str, fragment: str | None = None, **context: Any) -> Response:
     """After a change: for HTMX the fragment that changed and a toast, else a redirect and a notice."""
     if is_htmx() and fragment is not None:
-        response = make_response(render_template(fragment, **context))
+        response = make_response(_render(fragment, **context))
         response.headers["HX-Trigger"] = _toast(message, "ok")
         return response
     flash(message, "ok")
@@ -93,7 +101,7 @@ def done(message: str, back_to: str, fragment: str | None = None, **context: Any
 
 def stale(problem: Problem, fragment: str, **context: Any) -> Response:
     """A change that came too late, for HTMX: the thing as it is now, and a toast that says why."""
-    response = make_response(render_template(fragment, **context), problem.status)
+    response = make_response(_render(fragment, **context), problem.status)
     response.headers["HX-Trigger"] = _toast(problem.detail, "danger")
     return response
 

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
+from flask import Flask
 from sqlalchemy import select, text
 
-from convene_keys import clock, create_app, keys, leaks, team
-from convene_keys.audit import Actor, Origin, Target, record
+from convene_keys import clock, create_app, keys, leaks, team, undo
+from convene_keys.audit import Actor, Origin, record
 from convene_keys.events import Action
 from convene_keys.extensions import db, transaction
-from convene_keys.models import ApiKey, Booking, Member, Vendor, VendorApplication
+from convene_keys.models import ApiKey, AuditEvent, Booking, Member, Vendor, VendorApplication
 from tests import factories
 from tests.databases import PEPPER, SECRET_KEY, environ
 
@@ -72,13 +73,16 @@ def season(database_url: str) -> Season:
             "old": db.session.scalar(select(ApiKey.id).where(ApiKey.name == f"{LONG} till")),
             "leaked": db.session.scalar(select(ApiKey.id).where(ApiKey.name == f"{LONG} phone")),
         }
-        sign = app.session_interface.get_signing_serializer(app)  # type: ignore[attr-defined]
-        cookies = {
-            n: sign.dumps({"_user_id": token, "_fresh": True}) for n, token in tokens.items()
-        }
+        cookies = {name: signed(app, token) for name, token in tokens.items()}
         db.session.remove()
         db.engine.dispose()
     return Season({name: str(value) for name, value in names.items()}, cookies)
+
+
+def signed(app: Flask, token: str) -> str:
+    """The cookie of the browser whose session has this token."""
+    sign = app.session_interface.get_signing_serializer(app)  # type: ignore[attr-defined]
+    return str(sign.dumps({"_user_id": token, "_fresh": True}))
 
 
 def _long_names(lena: Member) -> None:
@@ -94,15 +98,17 @@ def _long_names(lena: Member) -> None:
     member = Actor.of_member(lena, Origin())
     old, _ = factories.api_key(lena.organization, f"{LONG} till", creator=lena, **used)
     keys.rotate(member, old.id, grace=timedelta(days=1), peppers=[PEPPER], created_by_id=lena.id)
-    leaked, _ = factories.api_key(lena.organization, f"{LONG} phone", creator=lena, **used)
-    with transaction() as session:
-        thief = Actor.of_key(leaked, Origin(used["last_used_ip"], agent))
-        for number, action in enumerate(
-            (Action.BOOKING_APPROVED, Action.BOOKING_DECLINED, Action.BOOKING_CANCELLED), 1
-        ):
-            record(session, thief, action, Target("booking", number, f"booking {number}"))
-        target = Target("application", 1, "application 1")
-        record(session, thief, Action.APPLICATION_UPDATED, target)
+    leaked, secret = factories.api_key(lena.organization, f"{LONG} phone", creator=lena, **used)
+    thief = Origin(used["last_used_ip"], agent)
+    factories.call(secret, "approve_booking", thief, id=1)
+    factories.call(secret, "decline_booking", thief, id=2)
+    factories.call(secret, "cancel_booking", thief, id=3)
+    factories.call(secret, "update_vendor_application", thief, id=1, status="declined")
+    factories.decide(lena, "mark_booking_paid", id=1)
+    _, declined = db.session.scalars(
+        select(AuditEvent.id).where(AuditEvent.key_id == leaked.id).order_by(AuditEvent.id).limit(2)
+    )
+    undo.undo(member, leaked.id, declined)
     leaks.report_own(member, leaked.id, WORD)
     for model, values in (
         (Vendor, {"name": LONG, "name_folded": LONG.lower(), "category": WORD}),

@@ -331,6 +331,76 @@ def test_a_page_that_needs_sign_in_is_opened_afterwards(client):
     assert sign_in(client, "maya@example.org", next=wanted).location == "/admin/team?x=1"
 
 
+HERE = "http://localhost/admin/api_keys?status=all"
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "lost"),
+    [
+        ("POST", {"HX-Request": "true", "HX-Current-URL": HERE}, True),
+        ("GET", {"HX-Request": "true", "HX-Current-URL": HERE}, False),  # a page that waits
+        ("POST", {"Referer": HERE}, True),
+    ],
+)
+def test_a_session_that_ends_in_between_says_why_and_leads_back(
+    client, hands: Clock, method, headers, lost
+):
+    member = member_with_password(email="maya@example.org")
+    key, _ = make.api_key(member.organization, creator=member)
+    client.sign_in(member)
+    hands.advance(minutes=121)
+    path = f"/admin/api_keys/{key.id}/{'revoke' if method == 'POST' else 'first_call'}"
+
+    answer = client.open(path, method=method, headers=headers)
+
+    db.session.refresh(key)
+    assert key.works
+    assert answer.status_code == (401 if "HX-Request" in headers else 303)
+    page = client.get(answer.headers.get("HX-Redirect") or answer.location)
+    assert "You were signed out after 2 hours without a click." in page.text
+    assert ("What you did last was not done." in page.text) == lost
+    assert "You were signed out after 2 hours" in sign_in(client, "maya@example.org", "wrong").text
+    wanted = re.search(r'name="next"[^>]*value="([^"]*)"', page.text)[1]
+    back = sign_in(client, "maya@example.org", next=wanted)
+    assert back.location == "/admin/api_keys?status=all"
+    client.post("/logout")
+    assert "You were signed out after" not in client.get("/login").text
+
+
+@pytest.mark.parametrize(
+    ("headers", "path"),
+    [
+        ({"HX-Request": "true", "HX-Current-URL": "http://evil.example/admin/team"}, "/revoke"),
+        ({"Referer": "http://evil.example/admin/team"}, "/revoke"),
+        ({"Referer": "http://localhost/admin/api_keys/1/rename"}, "/rename"),  # no page to open
+        ({"Referer": f"http://localhost/admin/api_keys?q=fm_org_{'a' * 38}"}, "/revoke"),
+        ({}, "/revoke"),
+    ],
+)
+def test_what_was_no_page_of_this_site_is_not_gone_back_to(client, hands: Clock, headers, path):
+    client.sign_in(member_with_password())
+    hands.advance(minutes=121)
+    answer = client.post(f"/admin/api_keys/1{path}", headers=headers)
+    assert (answer.headers.get("HX-Redirect") or answer.location) == "/login?lost=yes"
+
+
+def test_a_session_that_was_ended_says_so(client, hands: Clock):
+    member = member_with_password()
+    assert "signed out" not in client.get("/login?lost=yes").text
+    client.sign_in(member)
+    db.session.query(SignInSession).update({"ended_at": hands()})
+    db.session.commit()
+    assert "You were signed out. " in " ".join(client.get("/login").text.split())
+    db.session.query(SignInSession).update({"ended_at": None})
+    db.session.commit()
+    for _ in range(13):
+        hands.advance(minutes=119)
+        client.get("/admin/team")
+    assert "You were signed out 24 hours after you signed in." in client.get("/login").text
+    # Who presses Sign out then has what they wanted.
+    assert client.post("/logout", headers={"Referer": HERE}).location.endswith("status%3Dall")
+
+
 @pytest.mark.parametrize("path", ["/", "/admin"])
 def test_the_front_door_leads_to_the_keys_or_to_sign_in(client, path):
     assert client.get(path).location.startswith("/login")

@@ -571,3 +571,66 @@ def test_where_only_admins_make_keys_a_manager_can_only_revoke_them(client, maya
     assert client.post(f"/admin/api_keys/{old.id}/revoke").status_code == 303
     client.sign_in(maya)
     assert create(client).status_code == 200
+
+
+def test_after_a_revoke_in_place_the_whole_page_is_true(client, maya, hands: Clock):
+    """The badge, the count, what stops soon and the banner, each as the page would say it anew."""
+    soon = hands() + timedelta(days=3)
+    make.api_key(maya.organization, "Safe", expires_at=hands() + timedelta(days=90))
+    make.api_key(maya.organization, "Soon", expires_at=soon)
+    key, secret = make.api_key(maya.organization, "Newest", creator=maya)
+    make.call(secret, "list_bookings")
+    address = "/admin/api_keys?status=active&sort=name"
+    before = client.get(address).text
+    assert "Connected:" in before
+    assert "1 key stops" in before
+    here = {**HTMX, "HX-Current-URL": f"http://localhost{address}"}
+    for name, count in (("Newest", 2), ("Soon", 1), ("Safe", 0)):
+        key = db.session.query(ApiKey).filter_by(name=name).one()
+        answer = client.post(f"/admin/api_keys/{key.id}/revoke", headers=here)
+        assert answer.text.strip().startswith("<tr")
+        anew = client.get(address).text
+        for part in ("findings", "count", "notices"):
+            told, now = (
+                re.search(rf'(?s)<(\w+)[^>]* id="{part}"[^>]*>(.*?)</\1>', html)[2]
+                for html in (answer.text, anew)
+            )
+            assert " ".join(told.split()) == " ".join(now.split()), part
+        assert f">{count} key{'' if count == 1 else 's'}<" in answer.text
+    assert "Connected:" not in anew
+    assert "stops" not in anew
+
+
+def test_with_all_keys_revoked_the_list_says_so(client, maya):
+    key, _ = make.api_key(maya.organization)
+    client.post(f"/admin/api_keys/{key.id}/revoke")
+    page = client.get("/admin/api_keys").text
+    assert "No keys match" not in page
+    assert "No key works any more" in page
+    assert 'href="/admin/api_keys?status=revoked"' in page
+    assert "No key stops working soon" in client.get("/admin/api_keys?status=expiring").text
+    assert "No keys match" in client.get("/admin/api_keys?q=nonsense").text
+
+
+def test_a_rename_in_place_renames_all_of_the_page(client, maya):
+    key, _ = make.api_key(maya.organization, "Claude on laptop")
+    answer = client.post(
+        f"/admin/api_keys/{key.id}/rename", headers=HTMX, data={"name": "Claude at home"}
+    )
+    assert "Claude on laptop" not in answer.text
+    anew = client.get(f"/admin/api_keys/{key.id}").text
+    assert answer.text.count("Claude at home") == anew.count("Claude at home") > 4
+
+
+@pytest.mark.parametrize("ending", ["", "/rotate"])
+def test_a_new_key_in_place_tells_the_badge(client, maya, hands: Clock, ending):
+    key, _ = make.api_key(maya.organization, "Old", creator=maya)
+    hands.advance(days=300)
+    client.sign_in(maya)
+    path = f"/admin/api_keys/{key.id}/rotate" if ending else "/admin/api_keys"
+    answer = client.post(path, headers=HTMX, data={"name": "New", "grace": "0"})
+    anew = client.get("/admin/api_keys").text
+    assert 'id="findings"' in answer.text
+    told = re.search(r'(?s)<span id="findings"[^>]*>(.*)</span>', answer.text)[1]
+    now = re.search(r'(?s)<span id="findings"[^>]*>(.*?)</span></a>', anew)[1]
+    assert " ".join(told.split()) == " ".join(now.split())
