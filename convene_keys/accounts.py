@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session, contains_eager, joinedload
 
-from convene_keys import clock, notices, passwords
+from convene_keys import clock, links, notices, passwords
 from convene_keys.audit import Actor, Origin, record
 from convene_keys.audit import network as network_of
 from convene_keys.errors import FieldError, Forbidden, Invalid, NotFound, TooMany
@@ -22,6 +22,7 @@ from convene_keys.models import (
     Organization,
     Role,
     SignInAttempt,
+    SignInLink,
     SignInSession,
 )
 from convene_keys.names import fold
@@ -121,6 +122,18 @@ def acting(actor: Actor, needed: str) -> Iterator[Session]:
     Raises as `authorize` does.
     """
     with transaction() as session:
+        authorize(session, actor, needed)
+        yield session
+
+
+@contextmanager
+def changing_team(actor: Actor, needed: str = Role.ADMIN) -> Iterator[Session]:
+    """The same to change members, their passwords or links in.
+
+    One at a time: two admins who change each other would wait for each other's rows for ever.
+    """
+    with transaction() as session:
+        links.serialize_team(session, actor.organization_id)
         authorize(session, actor, needed)
         yield session
 
@@ -247,18 +260,22 @@ def sessions(
 def change_password(
     actor: Actor, member: Member, session_id: int, new: str, peppers: Sequence[str]
 ) -> None:
-    """Set the acting member's own password; every other session of theirs ends.
+    """Set the acting member's own password; every other session, and link, of theirs ends.
 
     The current one has been checked by the caller. Raises `Invalid` for a weak password.
     """
     require_strong("new_password", new, member.name, member.email, member.organization.name)
     hashed = passwords.hash_password(new, peppers)
-    with acting(actor, Role.VIEWER) as session:
+    with changing_team(actor, Role.VIEWER) as session:
         session.execute(
             update(Member).where(Member.id == actor.member_id).values(password_hash=hashed)
         )
         _end(session, SignInSession.member_id == actor.member_id, SignInSession.id != session_id)
         record(session, actor, Action.MEMBER_PASSWORD_CHANGED)
+        links.withdraw(
+            session, actor, SignInLink.member_id == actor.member_id, reason="a new password"
+        )
+        notices.password_changed(session, actor)
 
 
 def end_sessions_of(session: Session, member_id: int) -> None:

@@ -128,6 +128,11 @@ class Action(StrEnum):
         "made a sign-in link for {target}",
         "make a sign-in link for {target}",
     )
+    MEMBER_LINK_WITHDRAWN = (
+        "member.link_withdrawn",
+        "withdrew the sign-in link for {target}",
+        "withdraw the sign-in link for {target}",
+    )
     MEMBER_CHANGED = "member.changed", "changed {target}", "change {target}"
     MEMBER_DISABLED = "member.disabled", "disabled {target}", "disable {target}"
     MEMBER_ENABLED = "member.enabled", "enabled {target} again", "enable {target} again"
@@ -141,6 +146,11 @@ class Action(StrEnum):
         "member.password_changed",
         "changed their own password",
         "change their own password",
+    )
+    MEMBER_PASSWORD_SET = (
+        "member.password_set",
+        "set their password by a link that {target} made",
+        "set their password by a link that {target} made",
     )
     MEMBER_SESSIONS_ENDED = (
         "member.sessions_ended",

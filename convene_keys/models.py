@@ -224,6 +224,29 @@ class SignInSession(Base):
     member: Mapped[Member] = relationship()
 
 
+class SignInLink(Base):
+    """With it a member sets their password, once. Only the digest of its code is kept.
+
+    `made_by` is none for one that was made on the command line. Which ones work: see `links`.
+    """
+
+    __tablename__ = "sign_in_link"
+    __table_args__ = (Index(None, "organization_id", "expires_at"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    organization_id: Mapped[int] = mapped_column(ForeignKey("organization.id"))
+    member_id: Mapped[int] = mapped_column(ForeignKey("member.id"))
+    made_by_id: Mapped[int | None] = mapped_column(ForeignKey("member.id"))
+    digest: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    expires_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    used_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    withdrawn_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+    member: Mapped[Member] = relationship(foreign_keys=[member_id])
+    made_by: Mapped[Member | None] = relationship(foreign_keys=[made_by_id])
+
+
 class SignInAttempt(Base):
     """A try to sign in that has not succeeded, counted for all workers alike. Short-lived.
 

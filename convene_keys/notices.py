@@ -1,6 +1,7 @@
 """Mail about what happened: written beside it in the same transaction, sent later by the postman."""
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,8 +25,10 @@ from convene_keys.models import (
     Organization,
     Role,
     Scope,
+    SignInLink,
     SignInSession,
 )
+from convene_keys.names import NAME_MAX
 from convene_keys.tokens import redact
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "mail"
@@ -34,6 +37,10 @@ OPTIONAL = frozenset({"weekly"})
 MAIL_SETTINGS = "/admin/settings/account#mail"
 PLACES_KNOWN_FOR = timedelta(days=90)
 UNDELIVERED_SHOWN_FOR = timedelta(days=7)
+HOST = "whoever hosts Convene Keys"
+IN_SUBJECT = 40
+# Where an address begins to be one, for mail programs that make a link of whatever looks like it.
+_JOINT = re.compile(r"((?<=\S)[.。．｡@](?=[\w\u200c\u200d])|(?<=[^\W\d]):(?=[/\w]))")
 P = ParamSpec("P")
 log = logging.getLogger(__name__)
 
@@ -85,8 +92,11 @@ def key_created(session: Session, actor: Actor, key: ApiKey) -> None:
     may = "read and change" if key.scope == Scope.READ_WRITE else "only read"
     ends = moment(organization, key.expires_at) if key.expires_at else "no date"
     letter = Letter(
-        subject=f"New API key: {key.name}",
-        lead=f"{_name(actor)} created the API key “{key.name}” for {organization.name}.",
+        subject=f"New API key: {inert(key.name, IN_SUBJECT)}",
+        lead=(
+            f"{_name(actor)} created the API key “{inert(key.name)}” for "
+            f"{inert(organization.name)}."
+        ),
         facts=[
             ("It may", may),
             ("It ends on", ends),
@@ -103,13 +113,13 @@ def key_revoked(session: Session, actor: Actor, key: ApiKey) -> None:
     """Also of one that was revoked because it leaked."""
     organization = session.get_one(Organization, key.organization_id)
     ended = moment(organization, key.revoked_at or clock.now())
-    facts = [("Reason", key.revoke_reason)] if key.revoke_reason else []
+    facts = [("Reason", inert(key.revoke_reason, 300))] if key.revoke_reason else []
     if key.leaked_at is not None:
         letter = Letter(
-            subject=f"API key leaked and revoked: {key.name}",
+            subject=f"API key leaked and revoked: {inert(key.name, IN_SUBJECT)}",
             lead=(
-                f"The API key “{key.name}” of {organization.name} was found where others can read "
-                "it. It has been revoked: nobody can use it any more."
+                f"The API key “{inert(key.name)}” of {inert(organization.name)} was found where "
+                "others can read it. It has been revoked: nobody can use it any more."
             ),
             facts=[*facts, ("When", ended)],
             advice="See what it did, and make a new key for the tool that used it.",
@@ -118,10 +128,10 @@ def key_revoked(session: Session, actor: Actor, key: ApiKey) -> None:
         kind = "key_leaked"
     else:
         letter = Letter(
-            subject=f"API key revoked: {key.name}",
+            subject=f"API key revoked: {inert(key.name, IN_SUBJECT)}",
             lead=(
-                f"{_name(actor)} revoked the API key “{key.name}” of {organization.name}. "
-                "What used it has stopped working."
+                f"{_name(actor)} revoked the API key “{inert(key.name)}” of "
+                f"{inert(organization.name)}. What used it has stopped working."
             ),
             facts=[*facts, *_whence(organization, key.revoked_at or clock.now(), actor.origin)],
             advice="If the tool is still needed, make a new key for it.",
@@ -147,7 +157,9 @@ def signed_in(session: Session, member: Member, begun: SignInSession) -> None:
     organization = session.get_one(Organization, member.organization_id)
     letter = Letter(
         subject="New sign-in to your account",
-        lead=f"Somebody signed in as {member.name} from a place or a browser that is new to us.",
+        lead=(
+            f"Somebody signed in as {inert(member.name)} from a place or a browser that is new to us."
+        ),
         facts=_whence(organization, begun.created_at, origin),
         advice="If this was you, there is nothing to do. If not, change your password now.",
         link=("Your account", "/admin/settings/account"),
@@ -160,20 +172,29 @@ def member_added(session: Session, actor: Actor, member: Member) -> None:
     """To the new member and to the admins. The link that sets a password is never in a mail."""
     organization = session.get_one(Organization, member.organization_id)
     role = {Role.MANAGER: "market manager"}.get(Role(member.role), member.role)
+    # To somebody who may know nobody here, in words that a stranger may have chosen: so in quotes.
+    who = f"“{_name(actor)}”" if actor.member_name else HOST
     welcome = Letter(
-        subject=f"You are on the team of {organization.name}",
-        lead=f"{_name(actor)} added you to {organization.name} on Convene Keys, as {role}.",
+        subject=f"You are on the team of “{inert(organization.name, IN_SUBJECT)}”",
+        lead=(
+            f"You were added to the team of “{inert(organization.name)}” on Convene Keys by {who}, "
+            f"as {role}."
+        ),
         facts=[("You sign in with", member.email)],
         advice=(
-            f"To choose a password you need a link, which we don’t send by mail: "
-            f"please ask {_name(actor)} for it."
+            "To choose a password you need a link, which we don’t send by mail: please ask "
+            f"{who} for it. If you don’t know them, there is nothing to do: until you choose a "
+            "password, we write to you no more."
         ),
         link=("Sign in", "/login"),
     )
     post(session, organization, "welcome", welcome, [member])
     news = Letter(
-        subject=f"New member: {member.name}",
-        lead=f"{_name(actor)} added {member.name} to the team of {organization.name}, as {role}.",
+        subject=f"New member: {inert(member.name, IN_SUBJECT)}",
+        lead=(
+            f"{_name(actor)} added {inert(member.name)} to the team of {inert(organization.name)}, "
+            f"as {role}."
+        ),
         facts=[
             ("They sign in with", member.email),
             *_whence(organization, member.created_at, actor.origin),
@@ -184,6 +205,62 @@ def member_added(session: Session, actor: Actor, member: Member) -> None:
     admins = makers_of_keys(session, organization, roles=[Role.ADMIN])
     others = [admin for admin in admins if admin.id != member.id]
     post(session, organization, "member_added", news, others)
+
+
+@_notice
+def link_made(session: Session, actor: Actor, link: SignInLink) -> None:
+    """To the member, in whose account somebody else could be soon. The link is not in the mail.
+
+    Not to who has no password yet: there is nothing in the account, and the mail that they were
+    added says that they need a link.
+    """
+    member = link.member
+    if member.password_hash is None:
+        return
+    organization = session.get_one(Organization, member.organization_id)
+    letter = Letter(
+        subject="A sign-in link was made for you",
+        lead=(
+            f"{_name(actor)} made a link with which a new password can be chosen for your account "
+            f"at {inert(organization.name)}. It is not in this mail."
+        ),
+        facts=[
+            ("When", moment(organization, link.created_at)),
+            ("It ends on", moment(organization, link.expires_at)),
+        ],
+        advice=(
+            "If you asked for it, there is nothing to do. If not, sign in and change your password "
+            "now, which ends the link, and tell the admins of your organization."
+        ),
+        link=("Your account", "/admin/settings/account"),
+    )
+    post(session, organization, "link_made", letter, [member])
+
+
+@_notice
+def password_changed(session: Session, actor: Actor, maker: str | None = None) -> None:
+    """To the acting member, whose password was set just now; `maker` is who made the link to do so."""
+    member = session.get_one(Member, actor.member_id)
+    organization = session.get_one(Organization, actor.organization_id)
+    by = f", by a link that {inert(maker)} made" if maker else ""
+    letter = Letter(
+        subject="Your password was set",
+        lead=f"A new password was set for your account at {inert(organization.name)}{by}.",
+        facts=_whence(organization, clock.now(), actor.origin),
+        advice=(
+            "If this was you, there is nothing to do. If not, somebody else is in your account: ask "
+            "an admin of your organization now for a sign-in link, which gets it back to you, or "
+            "to disable it."
+        ),
+        link=("Sign in", "/login"),
+    )
+    post(session, organization, "password", letter, [member])
+
+
+def inert(name: str, most: int = NAME_MAX) -> str:
+    """A name that somebody chose, for a mail: one line, cut, and with no address to follow in it."""
+    line = _JOINT.sub(r"\1 ", " ".join(name.split()))
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def post(
@@ -199,7 +276,7 @@ def post(
     Whatever looks like a key is cut to its hint. For `once` see `without`.
     """
     site = site_of(session.get_bind())
-    context = {"letter": letter, "organization": organization, "site": site}
+    context = {"letter": letter, "organization": inert(organization.name), "site": site}
     text, html = (
         redact(_templates().get_template(f"letter.{form}").render(context))
         for form in ("txt", "html")
@@ -231,11 +308,15 @@ def without(session: Session, members: Sequence[Member], once: str) -> Sequence[
 def makers_of_keys(
     session: Session, organization: Organization, roles: Sequence[Role] = MAKERS_OF_KEYS
 ) -> Sequence[Member]:
-    """The members who are told of keys: active admins and managers."""
+    """The members who are told of keys: active admins and managers.
+
+    Only those who set a password: to be told, who was merely added has to want it.
+    """
     query = select(Member).where(
         Member.organization_id == organization.id,
         Member.role.in_(roles),
         Member.disabled_at.is_(None),
+        Member.password_hash.is_not(None),
     )
     return session.scalars(query.order_by(Member.id)).all()
 
@@ -262,7 +343,8 @@ def _whence(organization: Organization, at: datetime, origin: Origin) -> list[tu
 
 
 def _name(actor: Actor) -> str:
-    return actor.member_name or actor.key_name or "Whoever hosts Convene Keys"
+    name = actor.member_name or actor.key_name
+    return inert(name) if name else "Whoever hosts Convene Keys"
 
 
 @cache

@@ -24,7 +24,7 @@ from convene_keys.models import (
     ReminderState,
     Role,
 )
-from convene_keys.notices import Letter, makers_of_keys, moment, post
+from convene_keys.notices import Letter, inert, makers_of_keys, moment, post
 
 LINES = 50
 NAMED = 5  # keys or members of one finding
@@ -69,7 +69,7 @@ def _remind(organization_id: int) -> int:
         count = sum(map(len, found.values()))
         letter = Letter(
             subject=f"{count} API key{'s need' if count > 1 else ' needs'} your attention",
-            lead=f"This concerns API keys of {organization.name}.",
+            lead=f"This concerns API keys of {inert(organization.name)}.",
             sections=sections,
             advice="Rotate each: the new key takes the name, and the old one goes on for a while.",
             link=("Open the check-up", "/admin/checkup"),
@@ -115,9 +115,9 @@ def _state(key: ApiKey, now: datetime, rotate_months: int) -> ReminderState | No
 
 def _line(organization: Organization, key: ApiKey, state: ReminderState) -> str:
     if state is ReminderState.EXPIRING and key.expires_at is not None:
-        return f"{key.name}: stops working on {moment(organization, key.expires_at)}"
+        return f"{inert(key.name)}: stops working on {moment(organization, key.expires_at)}"
     days = (clock.now() - key.created_at).days
-    return f"{key.name}: {days} days old"
+    return f"{inert(key.name)}: {days} days old"
 
 
 def _digest(organization_id: int) -> None:
@@ -139,7 +139,7 @@ def _digest(organization_id: int) -> None:
     )
     letter = Letter(
         subject=f"Your week with API keys, {since.day} {since:%b} to {sunday.day} {sunday:%b}",
-        lead=f"This is what the API keys of {organization.name} did from Monday to Sunday.",
+        lead=f"This is what the API keys of {inert(organization.name)} did from Monday to Sunday.",
         sections=[
             ("What each key did", _deeds(session, organization, since, until)),
             ("What the check-up found", _findings(session, organization)),
@@ -204,7 +204,7 @@ def _deeds(
         parts = [f"{label} ({count:,})" for label, count in done[key_id].most_common()]
         if failed[key_id]:
             parts.append(f"was refused or failed ({failed[key_id]:,})")
-        lines.append(f"{names[key_id]}: {', '.join(parts)}")
+        lines.append(f"{inert(names[key_id])}: {', '.join(parts)}")
     return _cut(lines) or ["No key was used."]
 
 

@@ -3,21 +3,18 @@
 import hashlib
 import hmac
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 from zoneinfo import available_timezones
 
 from email_validator import EmailNotValidError, validate_email
-from itsdangerous import BadSignature, URLSafeSerializer
 from sqlalchemy import func, or_, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session
 
-from convene_keys import clock, notices, passwords
-from convene_keys.accounts import acting, authorize, end_sessions_of, require_strong
+from convene_keys import clock, links, notices, passwords
+from convene_keys.accounts import acting, changing_team, end_sessions_of, require_strong
 from convene_keys.audit import Actor, Origin, Target, record
 from convene_keys.errors import Conflict, FieldError, Invalid, NotFound
 from convene_keys.events import Action
@@ -30,10 +27,10 @@ from convene_keys.models import (
     Organization,
     OrganizationStatus,
     Role,
+    SignInLink,
 )
 from convene_keys.names import EMAIL_MAX, clean_line, fold, slug
 
-LINK_VALID = timedelta(hours=72)
 ROTATE_MONTHS_MAX = 24
 PLANS = ("free", "standard", "plus")
 _REGIONS = frozenset(
@@ -58,13 +55,18 @@ def is_empty(session: Session) -> bool:
     return session.scalar(select(Organization.id).limit(1)) is None
 
 
-def setup_code(secret_key: str) -> str:
-    """The code of the first-run link. It is derived, so all workers agree and none keeps it."""
-    return hmac.new(secret_key.encode(), b"convene-keys first run", hashlib.sha256).hexdigest()[:40]
+def setup_code(secret_key: str, pepper: str) -> str:
+    """The code of the first-run link. It is derived, so all workers agree and none keeps it.
+
+    From both secrets: the one that signs cookies must not be enough.
+    """
+    keys = secret_key.encode() + b"\0" + pepper.encode()
+    return hmac.new(keys, b"convene-keys first run", hashlib.sha256).hexdigest()[:40]
 
 
-def is_setup_code(code: str, secret_key: str) -> bool:
-    return hmac.compare_digest(code.encode("utf-8", "replace"), setup_code(secret_key).encode())
+def is_setup_code(code: str, secret_key: str, pepper: str) -> bool:
+    wanted = setup_code(secret_key, pepper)
+    return hmac.compare_digest(code.encode("utf-8", "replace"), wanted.encode())
 
 
 def create_organization(
@@ -165,37 +167,30 @@ def add_member(
 
     Raises `Invalid` for bad input or an email that is taken, `NotFound` without an organization.
     """
-    errors: list[FieldError] = []
-    clean_name = _collect(errors, "name", lambda: clean_line(name))
-    clean_email = _collect(errors, "email", lambda: _email(email))
-    if errors:
-        raise Invalid(errors)
-    hashed = None
+    member = _new_member(actor, name, email, role)
     if password is not None:
-        require_strong("password", password, clean_name, clean_email)
-        hashed = passwords.hash_password(password, peppers)
-    with acting(actor, Role.ADMIN) as session:
-        if session.get(Organization, actor.organization_id) is None:
-            raise NotFound("There is no such organization.")
-        member = Member(
-            organization_id=actor.organization_id,
-            name=clean_name,
-            email=clean_email,
-            email_folded=fold(clean_email),
-            role=role,
-            password_hash=hashed,
-        )
-        session.add(member)
-        _flush_email(session)
-        record(session, actor, Action.MEMBER_ADDED, _target(member), detail={"role": role})
-        notices.member_added(session, actor, member)
+        require_strong("password", password, member.name, member.email)
+        member.password_hash = passwords.hash_password(password, peppers)
+    with changing_team(actor) as session:
+        _add(session, actor, member)
     return member
+
+
+def invite(actor: Actor, *, name: str, email: str, role: Role) -> tuple[Member, str]:
+    """A new member, and the code of the link with which they set their password.
+
+    Raises as `add_member` does, and `TooMany` as `invitation`.
+    """
+    member = _new_member(actor, name, email, role)
+    with changing_team(actor) as session:
+        _add(session, actor, member)
+        return member, links.make(session, actor, member)
 
 
 def change_member(actor: Actor, member_id: int, *, name: str, role: Role) -> Member:
     """Change a member's name and role. Raises `NotFound`, `Invalid`, or `Conflict` for one's own role."""
     name = clean_name("name", name)
-    with _changing_team(actor) as session:
+    with changing_team(actor) as session:
         member = get(session, actor.organization_id, member_id)
         if role != member.role and member.id == actor.member_id:
             raise Conflict("You can’t change your own role. Please ask another admin.")
@@ -203,6 +198,8 @@ def change_member(actor: Actor, member_id: int, *, name: str, role: Role) -> Mem
         if changed:
             _require_admin(session, actor.organization_id)
             record(session, actor, Action.MEMBER_CHANGED, _target(member), detail=changed)
+            if role != Role.ADMIN:
+                _withdraw_links_of(session, actor, member)
     return member
 
 
@@ -211,7 +208,7 @@ def set_disabled(actor: Actor, member_id: int, *, disabled: bool) -> Member:
 
     Raises `NotFound`, or `Conflict` for oneself or the last admin.
     """
-    with _changing_team(actor) as session:
+    with changing_team(actor) as session:
         member = get(session, actor.organization_id, member_id)
         if member.id == actor.member_id:
             raise Conflict("You can’t disable yourself. Please ask another admin.")
@@ -224,59 +221,51 @@ def set_disabled(actor: Actor, member_id: int, *, disabled: bool) -> Member:
         _require_admin(session, actor.organization_id)
         action = Action.MEMBER_DISABLED if disabled else Action.MEMBER_ENABLED
         record(session, actor, action, _target(member))
+        if disabled:
+            _withdraw_links_of(session, actor, member)
+            theirs = SignInLink.member_id == member.id
+            links.withdraw(session, actor, theirs, reason="they were disabled")
     return member
 
 
-def invitation(actor: Actor, member_id: int, secret_key: str) -> tuple[Member, str]:
+def invitation(actor: Actor, member_id: int) -> tuple[Member, str]:
     """A member and the code of a link with which they set their password, once, within 72 hours.
 
-    Raises `NotFound`, or `Conflict` for a disabled member.
+    Raises `NotFound`, `Forbidden`, `Conflict` for a disabled member, or `TooMany`: see `links.make`.
     """
-    with acting(actor, Role.ADMIN) as session:
+    with changing_team(actor) as session:
         member = get(session, actor.organization_id, member_id)
         if member.disabled_at is not None:
             raise Conflict("This member is disabled. Please enable them first.")
-        record(session, actor, Action.MEMBER_INVITED, _target(member))
-        made = int(clock.now().timestamp())
-        return member, _links(secret_key).dumps([member.id, _state(member), made])
+        return member, links.make(session, actor, member)
 
 
-def invited(session: Session, code: str, secret_key: str) -> Member:
-    """The member whom the link `code` was made for. Raises `NotFound` once it is used or over."""
-    try:
-        member_id, state, made = _links(secret_key).loads(code)
-    except BadSignature:
-        member_id, state, made = 0, "", 0
-    over = clock.now().timestamp() - made >= LINK_VALID.total_seconds()
-    member = session.scalar(
-        select(Member)
-        .where(Member.id == member_id, Member.disabled_at.is_(None))
-        .options(joinedload(Member.organization))
-    )
-    if over or member is None or not hmac.compare_digest(state, _state(member)):
-        raise NotFound("This link was used already or is too old. Please ask for a new one.")
-    return member
+def withdraw_link(actor: Actor, link_id: int) -> Member:
+    """End an open link, and give whom it was for. Raises `NotFound` or `Forbidden`."""
+    with changing_team(actor) as session:
+        for link in links.withdraw(session, actor, SignInLink.id == min(link_id, ID_MAX)):
+            return link.member
+    raise NotFound("This link doesn’t work any more.")
 
 
-def accept(
-    code: str, password: str, secret_key: str, origin: Origin, peppers: Sequence[str]
-) -> Member:
-    """Set the password of the member whom `code` was made for; the code works once.
+def accept(code: str, password: str, origin: Origin, peppers: Sequence[str]) -> Member:
+    """Set the password of the member whom the link of `code` was made for; it works once.
 
     Raises `NotFound`, or `Invalid` for a weak password.
     """
     with transaction() as session:
-        member = invited(session, code, secret_key)
+        member = links.opened_by(session, code).member
+        organization_id = member.organization_id
         words = (member.name, member.email, member.organization.name)
     require_strong("password", password, *words)
     hashed = passwords.hash_password(password, peppers)
     with transaction() as session:
-        serialize(session, "invitation")
-        member = invited(session, code, secret_key)
-        member.password_hash = hashed
-        end_sessions_of(session, member.id)
-        record(session, Actor.of_member(member, origin), Action.MEMBER_PASSWORD_CHANGED)
-    return member
+        links.serialize_team(session, organization_id)
+        link = links.opened_by(session, code)
+        link.member.password_hash = hashed
+        end_sessions_of(session, link.member_id)
+        links.use(session, link, origin)
+        return link.member
 
 
 def rename_self(actor: Actor, name: str) -> None:
@@ -359,18 +348,6 @@ def clean_name(field: str, value: str) -> str:
     return name
 
 
-@contextmanager
-def _changing_team(actor: Actor) -> Iterator[Session]:
-    """A transaction for an admin to change another member in.
-
-    One at a time: two admins who change each other would wait for each other's rows for ever.
-    """
-    with transaction() as session:
-        serialize(session, f"team {actor.organization_id}")
-        authorize(session, actor, Role.ADMIN)
-        yield session
-
-
 def _change_organization(actor: Actor, action: Action, changes: Mapping[str, Any]) -> None:
     with acting(actor, Role.ADMIN) as session:
         lock = {"key_share": True}  # events and keys may point to it meanwhile
@@ -398,6 +375,31 @@ def _collect(errors: list[FieldError], field: str, clean: Any) -> str:
     except ValueError as error:
         errors.append(FieldError(field, str(error)))
         return ""
+
+
+def _new_member(actor: Actor, name: str, email: str, role: Role) -> Member:
+    """Not in the database yet. Raises `Invalid`."""
+    errors: list[FieldError] = []
+    clean_name = _collect(errors, "name", lambda: clean_line(name))
+    clean_email = _collect(errors, "email", lambda: _email(email))
+    if errors:
+        raise Invalid(errors)
+    return Member(
+        organization_id=actor.organization_id,
+        name=clean_name,
+        email=clean_email,
+        email_folded=fold(clean_email),
+        role=role,
+    )
+
+
+def _add(session: Session, actor: Actor, member: Member) -> None:
+    if session.get(Organization, actor.organization_id) is None:
+        raise NotFound("There is no such organization.")
+    session.add(member)
+    _flush_email(session)
+    record(session, actor, Action.MEMBER_ADDED, _target(member), detail={"role": member.role})
+    notices.member_added(session, actor, member)
 
 
 def _email(value: str) -> str:
@@ -446,13 +448,10 @@ def _require_admin(session: Session, organization_id: int) -> None:
         raise Conflict("An organization needs at least one admin.")
 
 
-def _links(secret_key: str) -> URLSafeSerializer:
-    return URLSafeSerializer(secret_key, salt="sign-in link")
-
-
-def _state(member: Member) -> str:
-    """Changes with the password, so that a link dies when it is used."""
-    return hashlib.sha256(f"{member.id} {member.password_hash}".encode()).hexdigest()[:16]
+def _withdraw_links_of(session: Session, actor: Actor, maker: Member) -> None:
+    """Those that somebody made who is no longer an admin, so that they don't come back."""
+    made = SignInLink.made_by_id == maker.id
+    links.withdraw(session, actor, made, reason="who made it is no longer an admin")
 
 
 def _target(member: Member) -> Target:

@@ -170,6 +170,36 @@ def test_member_create_says_in_one_line_what_is_wrong(
     assert db.session.scalar(select(func.count(Member.id))) == 0
 
 
+def test_member_link_prints_a_link_for_who_is_locked_out(app: Flask, run: Run) -> None:
+    maya = make.member(make.organization(), email="Maya@example.org")
+    link = succeeded(run("member", "link", " maya@EXAMPLE.org")).removesuffix("\n")
+    address, code = link.split("/welcome?code=")
+    assert address == app.config["SETTINGS"].base_url
+    [event] = events()
+    assert_by_system(event, "member.invited")
+    assert (event.organization_id, event.target_id) == (maya.organization_id, str(maya.id))
+    assert code not in str(event.__dict__)
+
+    newer = succeeded(run("member", "link", "maya@example.org")).split("code=")[1].strip()
+    for given, status in ((code, 404), (newer, 200)):
+        answer = app.test_client().get("/welcome", query_string={"code": given})
+        assert answer.status_code == status
+    team.accept(newer, PASSWORD, Origin(), [PEPPER])
+    assert (events()[-1].action, events()[-1].target_name) == (
+        "member.password_set",
+        "whoever hosts Convene Keys",
+    )
+
+
+def test_member_link_is_for_active_members(run: Run) -> None:
+    of = make.organization()
+    make.member(of, name="Gus", email="gus@example.org", disabled_at=clock.now())
+    assert "There is no member who signs in with" in failed(run("member", "link", "x@example.org"))
+    assert "This member is disabled." in failed(run("member", "link", "gus@example.org"))
+    assert "EMAIL" in failed(run("member", "link"))
+    assert events() == []
+
+
 # sample-data, setup-link, demo --------------------------------------------------------------------
 
 
@@ -192,7 +222,7 @@ def test_setup_link_is_there_until_there_is_an_organization(app: Flask, run: Run
     settings = app.config["SETTINGS"]
     address, code = link.split("/setup?code=")
     assert address == settings.base_url
-    assert team.is_setup_code(code, settings.secret_key)
+    assert team.is_setup_code(code, settings.secret_key, settings.key_peppers[0])
     make.organization()
     assert succeeded(run("setup-link")) == ""
 

@@ -46,7 +46,7 @@ def app(database_url: str, box: Mailbox) -> Iterator[Flask]:
 
 @pytest.fixture
 def maya(app: Flask, hands: Clock) -> Member:
-    return make.member(make.organization())
+    return make.member(make.organization(), password_hash="set")
 
 
 def put(of: int, count: int = 1) -> None:

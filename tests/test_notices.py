@@ -71,10 +71,11 @@ def maya(organization: Organization) -> Member:
 
 @pytest.fixture
 def team_of_four(organization: Organization, maya: Member) -> None:
-    """Besides Maya: a manager, a viewer, and an admin who was disabled; and another organization."""
-    make.member(organization, "manager", "Noor", email="noor@example.org")
-    make.member(organization, "viewer", "Vic", email="vic@example.org")
-    gone = make.member(organization, "admin", "Gus", email="gus@example.org")
+    """Besides Maya: a manager, a viewer, and admins invited and disabled; another organization."""
+    make.member(organization, "manager", "Noor", email="noor@example.org", password_hash="set")
+    make.member(organization, "viewer", "Vic", email="vic@example.org", password_hash="set")
+    make.member(organization, "admin", "Ida", email="ida@example.org")  # who only was invited
+    gone = make.member(organization, "admin", "Gus", email="gus@example.org", password_hash="set")
     gone.disabled_at = gone.created_at
     db.session.commit()
     make.member(make.organization(), "admin", "Zoe", email="zoe@example.org")
@@ -257,15 +258,80 @@ def test_failed_sign_in_is_not_told(maya: Member) -> None:
 @pytest.mark.usefixtures("team_of_four")
 def test_new_member_is_told_and_so_are_the_admins_without_the_link(maya: Member) -> None:
     actor = Actor.of_member(maya, HOME)
-    jo = team.add_member(actor, name="Jo", email="jo@example.org", role=Role.MANAGER)
-    _, code = team.invitation(actor, jo.id, "secret")
+    _, code = team.invite(actor, name="Jo", email="jo@example.org", role=Role.MANAGER)
     assert recipients("welcome") == ["jo@example.org"]
     assert recipients("member_added") == ["maya@example.org"]
     assert len(mails()) == 2
     [welcome] = mails("welcome")
-    assert "please ask Maya for it" in welcome.text
+    assert "please ask “Maya” for it" in welcome.text
     assert f"{SITE}/login" in welcome.text
     assert not any(code in mail.text or "welcome?" in mail.text for mail in mails())
+
+
+# What mail programs make a link of by themselves.
+LINKS = re.compile(r"\w+://|www\.\w|\w[.。．｡]\w|\w@\w")
+HOSTILE = (
+    "Your account is locked, visit evil.example/now",
+    "http://evil.example win",
+    "https:evil.example",
+    "www.evil.example",
+    "mail help@evil.example",
+    "EVIL。EXAMPLE",
+    "Ab" + "x" * 98,
+)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_stranger_gets_one_mail_in_which_names_do_no_harm(
+    organization: Organization, maya: Member, name: str
+) -> None:
+    maya.name = organization.name = name
+    db.session.commit()
+    actor = Actor.of_member(maya, HOME)
+    jo, _ = team.invite(actor, name=name, email="jo@stranger.test", role=Role.MANAGER)
+    team.invitation(actor, jo.id)
+    create(maya, name)
+    team.invite(actor, name="Al", email="al@stranger.test", role=Role.ADMIN)
+
+    [mail] = [mail for mail in mails() if mail.recipient == "jo@stranger.test"]
+    assert len(mail.subject) <= 78
+    for text in (mail.subject, mail.text, mail.html):
+        ours = text.replace(SITE, "").replace("jo@stranger.test", "")
+        assert not LINKS.search(re.sub(r"<[^>]+>", "", ours))
+        assert not re.search(rf"(?<!“){re.escape(name[:9])}", ours), "a name without quotes"
+    assert "If you don’t know them, there is nothing to do" in mail.text
+    assert len(mails("key_created")) == 1
+    assert not LINKS.search(mails("key_created")[0].subject)
+
+
+def test_names_of_people_stay_as_they_are() -> None:
+    for name in ("Dr. Noor Haddad", "Zoë O’Neil-Ruiz", "نور حداد", "Old Harbour (No. 3)", "A/B: x"):
+        assert notices.inert(name) == name
+
+
+@pytest.mark.usefixtures("team_of_four")
+def test_member_is_told_of_a_link_and_of_a_new_password(
+    organization: Organization, maya: Member
+) -> None:
+    admin = Actor.of_member(make.member(organization, name="Ann"), HOME)
+    _, code = team.invitation(admin, maya.id)
+    [mail] = mails()
+    assert (mail.kind, mail.recipient) == ("link_made", "maya@example.org")
+    assert "Ann made a link" in mail.text
+    assert "It ends on: 27 Nov 2026, 13:00 CET" in mail.text
+    assert "change your password now" in mail.text
+    assert code not in mail.text
+
+    team.accept(code, "amber cello thicket pond", HOME, [PEPPER])
+    session, _ = make.session(maya)
+    accounts.change_password(Actor.of_member(maya, HOME), maya, session.id, PASSWORD, [PEPPER])
+    assert recipients("password") == ["maya@example.org"] * 2
+    by_link, by_self = mails("password")
+    assert "for your account at Riverside Market, by a link that Ann made." in by_link.text
+    assert "for your account at Riverside Market." in by_self.text
+    for mail in (by_link, by_self):
+        assert "From: 203.0.113.9, Chrome on Mac" in mail.text
+        assert "ask an admin of your organization now" in mail.text
 
 
 # keys remind ---------------------------------------------------------------------------------------

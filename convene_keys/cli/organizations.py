@@ -4,14 +4,17 @@ import sys
 
 import click
 from flask.cli import with_appcontext
+from sqlalchemy import select
 
 from convene_keys import sample_data as season
 from convene_keys import team
 from convene_keys.access import settings
 from convene_keys.audit import Actor, Origin
 from convene_keys.cli.terms import Command, Group, organization_of, organization_option
+from convene_keys.errors import NotFound
 from convene_keys.extensions import db
-from convene_keys.models import Role
+from convene_keys.models import Member, Role
+from convene_keys.names import fold
 
 
 @click.group(cls=Group)
@@ -89,6 +92,17 @@ def create_member(organization_id: int, name: str, email: str, role: str, passwo
     click.echo(made.id)
 
 
+@member.command("link")
+@click.argument("email")
+def sign_in_link(email: str) -> None:
+    """Print a one-time sign-in link for the member who signs in with EMAIL and is locked out."""
+    found = db.session.scalar(select(Member).where(Member.email_folded == fold(email.strip())))
+    if found is None:
+        raise NotFound("There is no member who signs in with this email.")
+    _, code = team.invitation(Actor.system(found.organization_id), found.id)
+    click.echo(f"{settings().base_url}/welcome?code={code}")
+
+
 @click.command("sample-data", cls=Command)
 @organization_option
 @with_appcontext
@@ -104,5 +118,5 @@ def sample_data(organization_id: int) -> None:
 def setup_link() -> None:
     """Print the one-time link of the first run; nothing once there is an organization."""
     if team.is_empty(db.session()):
-        code = team.setup_code(settings().secret_key)
+        code = team.setup_code(settings().secret_key, settings().key_peppers[0])
         click.echo(f"{settings().base_url}/setup?code={code}")

@@ -8,7 +8,7 @@ from flask_login import current_user, login_user
 from wtforms import BooleanField, HiddenField, PasswordField, StringField
 from wtforms.validators import InputRequired
 
-from convene_keys import accounts, sample_data, team
+from convene_keys import accounts, links, sample_data, team
 from convene_keys.access import Access, access, member_actor, origin, settings
 from convene_keys.audit import Actor
 from convene_keys.errors import Invalid, NotFound, TooMany
@@ -141,14 +141,13 @@ def welcome() -> ResponseReturnValue:
 @access(Access.PUBLIC)
 def accept() -> ResponseReturnValue:
     """Set the password of whom the link was made for. Who was signed in here before leaves."""
-    form, configured = WelcomeForm(), settings()
+    form = WelcomeForm()
     try:
         member = team.accept(
             request.args.get("code", ""),
             form.password.data or "",
-            configured.secret_key,
             origin(),
-            configured.key_peppers,
+            settings().key_peppers,
         )
     except Invalid as invalid:
         form.show(invalid)
@@ -161,8 +160,12 @@ def accept() -> ResponseReturnValue:
 
 
 def _require_first_run() -> None:
-    code = request.args.get("code", "")
-    if not (team.is_setup_code(code, settings().secret_key) and team.is_empty(db.session())):
+    code, secret, pepper = (
+        request.args.get("code", ""),
+        settings().secret_key,
+        settings().key_peppers[0],
+    )
+    if not (team.is_setup_code(code, secret, pepper) and team.is_empty(db.session())):
         raise NotFound(
             "This set-up link doesn’t work. If Convene Keys has been set up already, please sign "
             "in. If not, open the link that it printed when it was started, whole."
@@ -170,7 +173,7 @@ def _require_first_run() -> None:
 
 
 def _invited() -> Member:
-    return team.invited(db.session(), request.args.get("code", ""), settings().secret_key)
+    return links.opened_by(db.session(), request.args.get("code", "")).member
 
 
 def _sign_in_page(form: SignInForm, status: int = 200) -> Response:

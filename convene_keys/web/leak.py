@@ -190,7 +190,10 @@ def _summary(groups: Sequence[audit.Group], changes: int, more_changes: bool) ->
     parts = [f"{'more than ' * more_changes}{_counted(changes, 'change')}"]
     for noun, number in (
         ("read", count(lambda g: g.outcome == Outcome.OK and g.action in READS)),
-        ("call through a proxy", count(lambda g: g.action == Action.PROXY_REQUEST)),
+        (
+            "call through a proxy",
+            count(lambda g: g.outcome == Outcome.OK and g.action == Action.PROXY_REQUEST),
+        ),
         ("try that came to nothing", count(lambda g: g.outcome != Outcome.OK)),
     ):
         if number:

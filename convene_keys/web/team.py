@@ -4,9 +4,9 @@ from flask import Blueprint, Response, url_for
 from flask_login import current_user
 from wtforms import RadioField, StringField
 
-from convene_keys import team
-from convene_keys.access import Access, access, member_actor, settings
-from convene_keys.errors import Invalid
+from convene_keys import links, team
+from convene_keys.access import Access, access, may, member_actor, settings
+from convene_keys.errors import Invalid, TooMany
 from convene_keys.extensions import db
 from convene_keys.models import Member, Role
 from convene_keys.web.forms import Form
@@ -34,7 +34,9 @@ class NewMemberForm(MemberForm):
 @blueprint.get("")
 @access(Access.VIEWER)
 def index() -> Response:
-    return page("team/list.html", members=team.members(db.session(), _organization_id()))
+    members = team.members(db.session(), _organization_id())
+    open_links = links.listed(db.session(), _organization_id()) if may("admin") else ()
+    return page("team/list.html", members=members, open_links=open_links)
 
 
 @blueprint.get("/new")
@@ -50,7 +52,7 @@ def add() -> Response:
     form = NewMemberForm()
     if form.validate() and confirm_password(form):
         try:
-            member = team.add_member(
+            member, code = team.invite(
                 member_actor(),
                 name=form.name.data or "",
                 email=form.email.data or "",
@@ -58,8 +60,10 @@ def add() -> Response:
             )
         except Invalid as invalid:
             form.show(invalid)
+        except TooMany as too_many:
+            return _too_many(too_many, form, "team/new.html")
         else:
-            return _show_link(member.id, added=True)
+            return _show_link(member, code, added=True)
     return page("team/new.html", status=422, form=form)
 
 
@@ -124,7 +128,18 @@ def make_link(member_id: int) -> Response:
     member, form = _get(member_id), FreshForm()
     if not confirm_password(form):
         return _confirm_page("link", member, form, 422)
-    return _show_link(member_id, added=False)
+    try:
+        return _show_link(*team.invitation(member_actor(), member_id), added=False)
+    except TooMany as too_many:
+        return _too_many(too_many, form, "team/link.html", member)
+
+
+@blueprint.post("/links/<int:link_id>/withdraw")
+@access(Access.ADMIN)
+def withdraw_link(link_id: int) -> Response:
+    """It asks for no password: it can only lower the risk."""
+    member = team.withdraw_link(member_actor(), link_id)
+    return done(f"The link for {member.name} doesn’t work any more.", url_for("team.index"))
 
 
 def _organization_id() -> int:
@@ -145,10 +160,18 @@ def _set_disabled(member_id: int, disabled: bool) -> Response:
     return done(f"{member.name} {what}.", url_for("team.index"))
 
 
-def _show_link(member_id: int, *, added: bool) -> Response:
-    member, code = team.invitation(member_actor(), member_id, settings().secret_key)
+def _too_many(
+    too_many: TooMany, form: Form, template: str, member: Member | None = None
+) -> Response:
+    form.form_errors.append(too_many.detail)
+    answer = page(template, status=too_many.status, form=form, member=member)
+    answer.headers.update(too_many.headers)
+    return answer
+
+
+def _show_link(member: Member, code: str, *, added: bool) -> Response:
     link = f"{settings().base_url}{url_for('auth.welcome', code=code)}"
-    hours = team.LINK_VALID.total_seconds() // 3_600
+    hours = links.VALID.total_seconds() // 3_600
     return page("team/link_made.html", member=member, link=link, hours=int(hours), added=added)
 
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from convene_keys import team
 from tests.browser.season import Season, season
-from tests.databases import SECRET_KEY
+from tests.databases import PEPPER, SECRET_KEY
 from tests.servers import Server
 
 ARGUMENTS = [
@@ -62,7 +62,7 @@ def page(context: BrowserContext, server: Server) -> Iterator[Page]:
 
 def set_up(page: Page) -> None:
     """Go through the first run, up to the key list."""
-    page.goto(f"/setup?code={team.setup_code(SECRET_KEY)}")
+    page.goto(f"/setup?code={team.setup_code(SECRET_KEY, PEPPER)}")
     page.get_by_label("Organization").fill("Riverside Market")
     page.get_by_label("Your name").fill("Maya Lindqvist")
     page.get_by_label("Email").fill("maya@example.org")

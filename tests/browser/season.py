@@ -12,7 +12,7 @@ from convene_keys.events import Action
 from convene_keys.extensions import db, transaction
 from convene_keys.models import ApiKey, AuditEvent, Booking, Member, Vendor, VendorApplication
 from tests import factories
-from tests.databases import PEPPER, SECRET_KEY, environ
+from tests.databases import PEPPER, environ
 
 WORD = "Donaudampfschifffahrtsgesellschaftskapitän"  # 42 letters without a place to break
 LONG = f"The {WORD} of the Old Harbour Farmers’ and Makers’ Market"
@@ -48,7 +48,7 @@ def season(database_url: str) -> Season:
             "otto": factories.member(factories.organization("Plenty"), name="Otto"),
             "bo": factories.member(factories.organization("Broken"), name="Bo"),
         }
-        _, code = team.invitation(Actor.of_member(maya, Origin()), ines.id, SECRET_KEY)
+        _, code = team.invitation(Actor.of_member(maya, Origin()), ines.id)
         _long_names(people["lena"])
         for number in range(60):
             factories.api_key(people["otto"].organization, f"Key {number}", creator=people["otto"])

@@ -14,7 +14,7 @@ from convene_keys import create_app, team
 from convene_keys.access import Access, declared
 from tests.browser.conftest import Place, listen, unexpected
 from tests.browser.season import LONG
-from tests.databases import SECRET_KEY, environ
+from tests.databases import PEPPER, SECRET_KEY, environ
 from tests.servers import Server
 
 WIDTHS = (1280, 390, 320)
@@ -290,7 +290,7 @@ def test_set_up_and_a_database_that_is_away(
 ) -> None:
     page = context.new_page()
     said = listen(page, server.url)
-    page.goto(f"/setup?code={team.setup_code(SECRET_KEY)}")
+    page.goto(f"/setup?code={team.setup_code(SECRET_KEY, PEPPER)}")
     expect(page.get_by_role("heading", name="Welcome")).to_be_visible()
     faults = look(page) + said
     assert not faults, "\n".join(faults)

@@ -6,7 +6,7 @@ from playwright.sync_api import Page, expect
 
 from convene_keys import team
 from tests.browser.conftest import pasted
-from tests.databases import SECRET_KEY
+from tests.databases import PEPPER, SECRET_KEY
 from tests.servers import Server, Visitor
 
 PASSWORD = "correct horse battery staple"
@@ -18,7 +18,7 @@ def call(server: Server, key: str, path: str) -> int:
 
 
 def test_a_key_is_made_used_watched_and_revoked(page: Page, server: Server) -> None:
-    page.goto(f"/setup?code={team.setup_code(SECRET_KEY)}")
+    page.goto(f"/setup?code={team.setup_code(SECRET_KEY, PEPPER)}")
     page.get_by_label("Organization").fill("Riverside Market")
     page.get_by_label("Your name").fill("Maya Lindqvist")
     page.get_by_label("Email").fill("maya@example.org")
@@ -78,7 +78,7 @@ def test_a_key_is_made_used_watched_and_revoked(page: Page, server: Server) -> N
 
 
 def test_the_secret_is_in_no_log_and_no_page_again(page: Page, server: Server) -> None:
-    page.goto(f"/setup?code={team.setup_code(SECRET_KEY)}")
+    page.goto(f"/setup?code={team.setup_code(SECRET_KEY, PEPPER)}")
     page.get_by_label("Organization").fill("Riverside Market")
     page.get_by_label("Your name").fill("Maya Lindqvist")
     page.get_by_label("Email").fill("maya@example.org")
@@ -96,4 +96,4 @@ def test_the_secret_is_in_no_log_and_no_page_again(page: Page, server: Server) -
     assert "/api/v1/admin/bookings" in log
     assert key not in log
     assert PASSWORD not in log
-    assert team.setup_code(SECRET_KEY) not in log
+    assert team.setup_code(SECRET_KEY, PEPPER) not in log

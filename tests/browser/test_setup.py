@@ -22,4 +22,4 @@ def test_the_time_zone_is_the_browsers(
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
         set_up(page)
-        expect(page.get_by_text(words)).to_be_visible()
+        expect(page.get_by_role("contentinfo")).to_contain_text(words)

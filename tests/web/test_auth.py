@@ -18,7 +18,7 @@ from tests.databases import PEPPER, SECRET_KEY, environ
 
 PASSWORD = "plum kettle orbit sandal"
 NEW_PASSWORD = "violet anchor meadow biscuit"
-SETUP = f"/setup?code={team.setup_code(SECRET_KEY)}"
+SETUP = f"/setup?code={team.setup_code(SECRET_KEY, PEPPER)}"
 FORM = {
     "organization": "Riverside Markets",
     "name": "Maya Lindqvist",
@@ -54,7 +54,7 @@ def actions() -> list[tuple[str, str]]:
 
 
 def link_for(member: Member, by: Member) -> str:
-    _, code = team.invitation(Actor.of_member(by, Origin()), member.id, SECRET_KEY)
+    _, code = team.invitation(Actor.of_member(by, Origin()), member.id)
     return f"/welcome?code={code}"
 
 
@@ -618,7 +618,7 @@ def test_welcome_sets_the_password_and_signs_in(client, invited):
     assert passwords.fits(NEW_PASSWORD, db.session.get(Member, noor.id).password_hash, [PEPPER])
     assert actions() == [
         ("member.invited", "ok"),
-        ("member.password_changed", "ok"),
+        ("member.password_set", "ok"),
         ("member.signed_in", "ok"),
     ]
 
@@ -677,11 +677,10 @@ def test_welcome_ends_after_72_hours(client, hands: Clock):
         lambda code: code[:-1],
         lambda code: code + "A",
         lambda code: "x" + code,
-        lambda code: code.replace(".", "..", 1),
+        lambda code: code.swapcase(),
         lambda code: "\0",
         lambda code: "é",
         lambda code: "A" * 20_000,
-        lambda code: code.split(".")[0],
     ],
 )
 def test_welcome_refuses_a_link_that_was_changed(client, invited, tamper):
@@ -699,16 +698,6 @@ def test_welcome_refuses_a_link_that_was_changed(client, invited, tamper):
 def test_welcome_refuses_a_disabled_member(client, invited):
     noor, link = invited
     noor.disabled_at = make.clock.now()
-    db.session.commit()
-
-    assert refused(client, link)
-
-
-def test_welcome_refuses_a_link_from_before_a_password_change(client):
-    of = make.organization()
-    noor = member_with_password("viewer", of=of, name="Noor")
-    link = link_for(noor, by=make.member(of))
-    noor.password_hash = passwords.hash_password(NEW_PASSWORD, [PEPPER])
     db.session.commit()
 
     assert refused(client, link)

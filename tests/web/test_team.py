@@ -419,6 +419,7 @@ def test_the_right_password_is_enough_for_half_an_hour(client, maya, noor, later
         "member.changed",
         "member.invited",
         "member.disabled",
+        "member.link_withdrawn",
         "member.enabled",
     ]
 
