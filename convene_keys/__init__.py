@@ -114,6 +114,9 @@ def _answer_error(error: Exception) -> ResponseReturnValue:
     for_machines = _for_machines(request)
     if isinstance(error, errors.Problem):
         problem = error
+        refused = isinstance(problem, errors.Forbidden | errors.TooMany)
+        if refused and not for_machines and access.presented_key() is None:
+            access.log_refusal(f"{problem.code} at {request.endpoint}")
     elif isinstance(error, HTTPException) and error.code is not None:
         # A redirect that routing raised; or no host, without which no page has addresses.
         if error.code < 400 or isinstance(error, BadHost):

@@ -1,6 +1,7 @@
 """Who may open which route. Every view declares it; one guard reads it; none means nobody."""
 
 import ipaddress
+import logging
 import secrets
 from collections.abc import Callable
 from enum import StrEnum
@@ -19,6 +20,7 @@ from convene_keys.config import Settings
 from convene_keys.errors import Forbidden, Malformed
 from convene_keys.models import Role
 
+log = logging.getLogger(__name__)
 View = TypeVar("View", bound=Callable[..., Any])
 
 # What is read of a form and of an address, so that no field costs more than 5 ms before it is
@@ -85,6 +87,21 @@ def _address(text: str) -> str | None:
 def member_actor() -> Actor:
     """The signed-in member, as who acts."""
     return Actor.of_member(current_user.member, origin(), current_user.session_id)
+
+
+def log_refusal(what: str, email: str | None = None) -> None:
+    """A line about a refusal that no organization's audit log has, or not as the host needs it.
+
+    The email, by default the signed-in member's, shows as a digest under the pepper: the same for
+    the same address, and nothing to try addresses against.
+    """
+    if email is None and current_user.is_authenticated:
+        email = current_user.member.email
+    who = "nobody signed in"
+    if email is not None:
+        known = f"email {email.strip().lower()[:254]}"
+        who = f"email {tokens.digest(known, settings().key_peppers[0]).hex()[:16]}"
+    log.warning("refused: %s, %s, network %s", what, who, origin().network or "unknown")
 
 
 def may(level: str) -> bool:

@@ -235,6 +235,32 @@ def serialize(session: Session, name: str) -> None:
         )
 
 
+@contextmanager
+def alone(name: str) -> Iterator[bool]:
+    """Whether nobody else is within under this `name`, in any process. Nobody waits.
+
+    The database, or with SQLite the operating system, lets go of it when a process dies.
+    """
+    engine = db.engine
+    if engine.dialect.name == "sqlite":
+        with open(f"{engine.url.database}-{name}", "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        lock = "SELECT {}(hashtextextended(%s, 0))"
+        got = connection.exec_driver_sql(lock.format("pg_try_advisory_lock"), (name,)).scalar_one()
+        try:
+            yield got
+        finally:
+            if got:
+                connection.exec_driver_sql(lock.format("pg_advisory_unlock"), (name,))
+
+
 def prepare_sqlite(engine: Engine) -> None:
     """Durable, strict SQLite whose transactions begin where SQLAlchemy says so, if it is SQLite.
 

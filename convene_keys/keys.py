@@ -591,11 +591,19 @@ def _place(key: Any, ip: str | None, user_agent: str | None) -> tuple[str, str]:
 
 
 def note_refusal(
-    session: Session, organization_id: int, key_id: int, origin: Origin, code: str
+    session: Session,
+    organization_id: int,
+    key_id: int,
+    origin: Origin,
+    code: str,
+    *,
+    count: int = 1,
+    at: datetime | None = None,
 ) -> None:
-    """Count a try of a key that no longer works; record it at most once a minute a key.
+    """Count tries of a key that no longer works; record them at most once a minute a key.
 
-    The event tells how many tries there were since the last one that was recorded.
+    There were `count`, the last of them `at`, by default now. The event tells how many tries there
+    were since the last one that was recorded.
     """
     now, key = clock.now(), get(session, organization_id, key_id, lock=True)
     # One that was rotated gave up its name before its end; that its end has come is news still.
@@ -605,7 +613,7 @@ def note_refusal(
     session.execute(
         update(ApiKey)
         .where(ApiKey.id == key.id)
-        .values(refused_count=ApiKey.refused_count + 1, refused_at=now)
+        .values(refused_count=ApiKey.refused_count + count, refused_at=at or now)
         .execution_options(synchronize_session=False)
     )
     session.refresh(key)

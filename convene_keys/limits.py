@@ -10,7 +10,10 @@ import math
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
 
 from flask import Flask, current_app, g
 
@@ -26,6 +29,7 @@ TOLD_WITHIN = 86_400  # seconds for which a refusal not yet told of is remembere
 TIMEOUT = 0.2  # seconds that one call waits for Redis
 TRY_AGAIN = 1.0  # seconds until Redis is tried again at the soonest
 WARN_EVERY = 60.0
+TRIES_WRITTEN_EVERY = timedelta(minutes=1)
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,22 @@ class Standing:
         ]
 
 
+Note = Callable[[Any, int], None]  # writes down in a session how many tries there were
+
+
+@dataclass
+class Tries:
+    """Tries of a key that no longer works, and when those that are not written down yet are due."""
+
+    due: datetime
+    note: Note
+    count: int = 0
+
+    def take(self) -> int:
+        taken, self.count, self.due = self.count, 0, clock.now() + TRIES_WRITTEN_EVERY
+        return taken
+
+
 class Limits:
     """The counts of one application."""
 
@@ -65,6 +85,7 @@ class Limits:
         self._failures = _Window("failures", FAILURES, self.shared, most=NETWORKS_MAX)
         self._known: dict[int, None] = {}
         self._refused: Counter[int] = Counter()
+        self._tries: dict[int, Tries] = {}
         self._lock = threading.Lock()
 
     def admit(self, network: str, token: str) -> None:
@@ -92,6 +113,29 @@ class Limits:
                     del self._known[next(iter(self._known))]
         g.rate_limit = standing = self._calls.hit(str(key_id))
         return standing
+
+    def note_try(self, key_id: int, token: str, note: Note) -> int:
+        """Count a try of a key that no longer works; how many to write down now with `note`, if any.
+
+        The first at once, those of the next minute together when it is over: see `tries`.
+        """
+        now = clock.now()
+        with self._lock:
+            self._known.pop(hash(token), None)
+            tries = self._tries.setdefault(key_id, Tries(now, note))
+            tries.count, tries.note = tries.count + 1, note
+            return tries.take() if now >= tries.due else 0
+
+    def tries(self, *, all_of_them: bool = False) -> list[tuple[Note, int]]:
+        """What of the tries is to be written down now, and with what."""
+        now, found = clock.now(), []
+        with self._lock:
+            for key_id, tries in list(self._tries.items()):
+                if tries.count and (all_of_them or now >= tries.due):
+                    found.append((tries.note, tries.take()))
+                elif now >= tries.due:
+                    del self._tries[key_id]
+        return found
 
     def refuse(self, key_id: int) -> int:
         """Count a refused call; how many there were that nobody was told of, this one included."""

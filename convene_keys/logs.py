@@ -1,4 +1,8 @@
-"""Logging: one line format for all that runs, from which every key is cut out."""
+"""Logging: one line format for all that runs, from which every key is cut out.
+
+What others sent can't make a line of its own, or move a terminal's cursor: control characters are
+escaped, and what follows a line that is ours, such as a traceback, is indented.
+"""
 
 import logging
 import logging.config
@@ -7,11 +11,21 @@ from typing import Any
 from convene_keys.tokens import redact
 
 
-class RedactingFormatter(logging.Formatter):
-    """Cuts keys out of the whole text, tracebacks included."""
+class SafeFormatter(logging.Formatter):
+    """Cuts keys out of the whole text, tracebacks included, and escapes what can't be printed."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return _printable(super().formatMessage(record))
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        lines = super().format(record).split("\n")
+        return redact("\n  ".join(_printable(line) for line in lines))
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _logger(handler: str) -> dict[str, Any]:
@@ -23,10 +37,10 @@ CONFIG: dict[str, Any] = {
     "disable_existing_loggers": False,
     "formatters": {
         "line": {
-            "()": "convene_keys.logs.RedactingFormatter",
+            "()": "convene_keys.logs.SafeFormatter",
             "format": "%(asctime)s %(levelname)s %(name)s: %(message)s",
         },
-        "access": {"()": "convene_keys.logs.RedactingFormatter", "format": "%(message)s"},
+        "access": {"()": "convene_keys.logs.SafeFormatter", "format": "%(message)s"},
     },
     "handlers": {
         "stderr": {"class": "logging.StreamHandler", "formatter": "line"},

@@ -15,7 +15,7 @@ from urllib.parse import unquote, unquote_plus
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.orm import Session
 
-from convene_keys import audit, keys, limits, markets, seals, tokens
+from convene_keys import audit, clock, keys, limits, markets, seals, tokens
 from convene_keys import schemas as s
 from convene_keys.accounts import acting
 from convene_keys.audit import Actor, Origin, Target
@@ -309,11 +309,10 @@ def _as_key(
                 elif statements:
                     write_together(within, statements)
         if refusal is not None:
-            _note_refusal(key, origin, refusal)
+            _note_refusal(key, token, origin, refusal)
             raise refusal
-    except Unauthenticated as problem:
-        if problem.code == "key_unknown":
-            limiter.fail(origin.network)
+    except Unauthenticated:
+        limiter.fail(origin.network)
         raise
     except Problem:
         raise
@@ -334,12 +333,19 @@ def _past_limit(standing: limits.Standing) -> TooMany | None:
     )
 
 
-def _note_refusal(key: Any, origin: Origin, refusal: Problem) -> None:
-    if not isinstance(refusal, TooMany):
-        with transaction() as session:
-            keys.note_refusal(session, key.organization_id, key.id, origin, refusal.code)
-        return
+def _note_refusal(key: Any, token: str, origin: Origin, refusal: Problem) -> None:
     limiter = limits.current()
+    if not isinstance(refusal, TooMany):
+        at = clock.now()
+
+        def note(session: Session, count: int) -> None:
+            of, code = key.organization_id, refusal.code
+            keys.note_refusal(session, of, key.id, origin, code, count=count, at=at)
+
+        if count := limiter.note_try(key.id, token, note):
+            with transaction() as session:
+                note(session, count)
+        return
     count = limiter.refuse(key.id)
     with reading() as connection:  # so that a key that runs wild holds no writer up
         told = keys.limit_told(connection, key)

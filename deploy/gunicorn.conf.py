@@ -1,25 +1,74 @@
 """How gunicorn serves Convene Keys. Where it listens is given on its command line, with --bind."""
 
 import os
+import socket
+import struct
+import sys
+from contextlib import suppress
 from typing import Any
 
 from gunicorn.glogging import Logger
+from gunicorn.workers import gthread
 
-from convene_keys import logs, postman, sealer
+from convene_keys import logs, postman, sealer, tally
 
 wsgi_app = "wsgi:app"
-worker_class = "gthread"
 workers = 2
 threads = 4
 max_requests = 10_000  # a worker starts afresh now and then, not both at the same time
 max_requests_jitter = 1_000
-graceful_timeout = 30
+graceful_timeout = 30  # seconds to wait for what is under way at a stop, and for a client always
 if os.path.isdir("/dev/shm"):  # noqa: S108  a heartbeat on a slow disk can look like a hang
     worker_tmp_dir = "/dev/shm"  # noqa: S108
 
 
+class Worker(gthread.ThreadWorker):
+    """gunicorn's own worker with threads, which clients that neither read nor send don't hold up.
+
+    What comes byte by byte still takes a thread each: to keep that off is up to a proxy in front.
+    """
+
+    def init_process(self) -> None:
+        for listener in self.sockets:  # the connections that it accepts take after it
+            # As much as any Linux allows. All but the longest lists fit, so that no thread waits.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 212_992)
+            patience = struct.pack("ll", self.cfg.graceful_timeout, 0)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+        super().init_process()
+
+    def handle(self, conn: Any) -> Any:
+        if not (conn.initialized or conn.wait_for_data(0)):
+            return gthread._DEFER  # no thread waits for the first byte
+        return super().handle(conn)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        conn.sock.settimeout(self.cfg.graceful_timeout)  # for each piece as a whole, both ways
+        return super().handle_request(req, conn)
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        """Close at once: gunicorn would wait 2 s for the client to close, and accept nobody then."""
+        if fs.cancelled() or fs.exception() or fs.result() is not False:
+            super().finish_request(conn, fs)
+            return
+        self.nr_conns -= 1
+        with suppress(OSError):
+            conn.sock.shutdown(socket.SHUT_WR)
+            conn.sock.setblocking(False)
+            conn.sock.recv(1 << 20)  # what nobody read would cut off the end of the answer
+        conn.close()
+
+
+worker_class = Worker
+
+
 class AccessLog(Logger):
     """Knows only what the line below has. gunicorn's own collects every header each time, first."""
+
+    def exception(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(sys.exception(), TimeoutError | BlockingIOError):
+            self.info("A client neither read nor sent for too long: its connection was closed")
+        else:
+            super().exception(msg, *args, **kwargs)
 
     def atoms(self, resp: Any, req: Any, environ: dict[str, Any], request_time: Any) -> Any:
         return {
@@ -49,7 +98,7 @@ control_socket_disable = True
 
 
 def post_worker_init(worker: Any) -> None:
-    worker.stops = [sealer.start(worker.wsgi), postman.start(worker.wsgi)]
+    worker.stops = [room.start(worker.wsgi) for room in (sealer, postman, tally)]
 
 
 def worker_exit(_server: object, worker: Any) -> None:

@@ -2,6 +2,8 @@
 
 import contextvars
 import shutil
+import ssl
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -159,6 +161,21 @@ def maya(organization: Organization) -> Member:
 def key(organization: Organization, maya: Member) -> tuple[ApiKey, str]:
     """Maya's key for Claude and its secret."""
     return make.api_key(organization, creator=maya, tool="claude")
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
+    """A certificate of localhost that nobody knows yet, and what a server needs to show it."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = [
+        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+        *("-keyout", folder / "key.pem", "-out", folder / "cert.pem", "-subj", "/CN=localhost"),
+        *("-addext", "subjectAltName=DNS:localhost"),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return folder / "cert.pem", context
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:

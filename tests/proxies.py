@@ -1,4 +1,4 @@
-"""Real proxies, as `deploy/forward-auth/` configures them, and a small site behind them."""
+"""Real proxies, as `deploy/` configures them, and a small site behind them."""
 
 import http.client
 import json
@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -87,19 +88,24 @@ class Answer:
 
 
 class Proxy:
-    """One proxy on a port of its own, in front of a site, that asks at `verify_port`."""
+    """One proxy on a port of its own, as an example configures it.
 
-    def __init__(self, folder: Path, site_port: int, verify_port: int) -> None:
+    `ports` are the real ones of what stands behind it, in place of the example's `upstreams`.
+    """
+
+    example = ""
+    host = SITE
+    upstreams: tuple[int, ...] = (9000, 8000)  # a site, and Convene Keys
+
+    def __init__(self, folder: Path, *ports: int) -> None:
         folder.mkdir(exist_ok=True)
         self.folder, self.port = folder, free_port()
         self._log = folder / "output.log"
-        example = (ROOT / "deploy" / "forward-auth" / self.example).read_text()
+        example = (ROOT / "deploy" / self.example).read_text()
         config = re.sub(r"(?m)^\s*#.*\n", "", example)
-        for port, real in ((9000, site_port), (8000, verify_port)):
+        for port, real in zip(self.upstreams, ports, strict=True):
             config = _replaced(config, rf"127\.0\.0\.1:{port}\b", f"127.0.0.1:{real}")
         self._command = self._prepare(config)
-
-    example = ""
 
     def _prepare(self, config: str) -> list[str]:
         raise NotImplementedError
@@ -149,28 +155,33 @@ class Proxy:
     ) -> Answer:
         """One request on a connection of its own; `headers` may hold one more than once."""
         given = [] if token is None else [("Authorization", f"Bearer {token}")]
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = self._connect()
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
             if body is not None:
                 length = ("Transfer-Encoding", "chunked") if chunked else None
                 given.append(length or ("Content-Length", str(len(body))))
-            for name, value in [("Host", SITE), *given, *headers]:
+            for name, value in [("Host", self.host), *given, *headers]:
                 connection.putheader(name, value)
             connection.endheaders([body] if chunked and body else body, encode_chunked=chunked)
             answer = connection.getresponse()
-            return Answer(answer.status, answer.headers, answer.read().decode())
+            return Answer(answer.status, answer.headers, answer.read().decode(errors="replace"))
         finally:
             connection.close()
 
+    def _connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+
 
 class Nginx(Proxy):
-    example = "nginx.conf"
+    example = "forward-auth/nginx.conf"
+
+    def _here(self, config: str) -> str:
+        config = _replaced(config, "listen 443 ssl;", f"listen 127.0.0.1:{self.port};")
+        return _replaced(config, r" *ssl_certificate(_key)? .*;\n", "")
 
     def _prepare(self, config: str) -> list[str]:
-        config = _replaced(config, "listen 443 ssl;", f"listen 127.0.0.1:{self.port};")
-        config = _replaced(config, r" *ssl_certificate(_key)? .*;\n", "")
-        config = _replaced(config, "/var/log/nginx", str(self.folder))
+        config = _replaced(self._here(config), "/var/log/nginx", str(self.folder))
         (self.folder / "site.conf").write_text(config)
         temporary = "".join(
             f"{kind}_temp_path {self.folder}/{kind};"
@@ -180,15 +191,41 @@ class Nginx(Proxy):
         main.write_text(
             f"{'user root;' if os.geteuid() == 0 else ''} daemon off; worker_processes 1;\n"
             f"pid {self.folder}/pid; error_log {self.folder}/error.log;\n"
-            f"events {{}} http {{ {temporary} include {self.folder}/site.conf; }}\n"
+            f"events {{}} http {{ gzip on; {temporary} include {self.folder}/site.conf; }}\n"
         )
         # Where only root has it in the path.
         nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
         return [str(nginx), "-e", f"{self.folder}/error.log", "-c", str(main)]
 
 
+class Front(Nginx):
+    """nginx in front of Convene Keys itself, with TLS; on `plain_port` without."""
+
+    example = "nginx.conf"
+    host = "keys.example.org"
+    upstreams = (8000,)
+
+    def __init__(self, folder: Path, certificate: Path, port: int) -> None:
+        self.plain_port, self._certificate = free_port(), certificate
+        super().__init__(folder, port)
+
+    def _here(self, config: str) -> str:
+        config = _replaced(config, r" *listen \[::]:.*\n", "")  # not every machine has IPv6
+        for port, real in ((80, self.plain_port), (443, self.port)):
+            config = _replaced(config, rf"listen {port}\b", f"listen 127.0.0.1:{real}")
+        live = f"/etc/letsencrypt/live/{self.host}"
+        config = _replaced(config, f"{live}/fullchain.pem", str(self._certificate))
+        config = _replaced(config, f"{live}/privkey.pem", f"{self._certificate.parent}/key.pem")
+        return _replaced(config, "/opt/convene-keys", str(ROOT))
+
+    def _connect(self) -> http.client.HTTPConnection:
+        context = ssl.create_default_context(cafile=self._certificate)
+        context.check_hostname = False
+        return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=context)
+
+
 class Caddy(Proxy):
-    example = "Caddyfile"
+    example = "forward-auth/Caddyfile"
 
     def _prepare(self, config: str) -> list[str]:
         config = _replaced(config, rf"{SITE} {{", f"http://{SITE}:{self.port} {{")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from flask import Flask
 from redis import Redis as StrictRedis
-from sqlalchemy import event, func, select, update
+from sqlalchemy import event, select, update
 
-from convene_keys import create_app, keys, limits, tokens
+from convene_keys import clock, create_app, keys, limits, tally, tokens
 from convene_keys.config import Rate
 from convene_keys.extensions import db, transaction
 from convene_keys.limits import FAILURES, Limits, Shared
@@ -265,19 +265,86 @@ def test_two_processes_without_redis_record_one_event_a_minute(
     assert len(_limited()) == 1
 
 
-def test_key_that_no_longer_works_is_told_so_past_the_limit_too(
+def test_key_that_no_longer_works_is_told_so_past_its_limit_and_then_limited_with_its_network(
     call: Call, key: tuple[ApiKey, str]
 ) -> None:
     for _ in range(LIMIT + 1):
         call(key[1])
-    make.db.session.execute(
-        update(ApiKey).values(revoked_at=func.current_timestamp(), released_at=ApiKey.created_at)
-    )
-    db.session.commit()
-    for _ in range(FAILURES.calls + 5):
+    _end_all()
+    for _ in range(FAILURES.calls):
         answer = call(key[1])
         assert (answer.status_code, answer.json["code"]) == (401, "key_revoked")
         assert "RateLimit" not in answer.headers
+    for method in ("GET", "POST"):
+        assert call(key[1], method=method).status_code == 429
+
+
+def _end_all() -> None:
+    db.session.execute(update(ApiKey).values(revoked_at=clock.now(), released_at=clock.now()))
+    db.session.commit()
+
+
+def _tries(row: ApiKey) -> tuple[int, datetime | None, list[Any]]:
+    """How often a key was refused and when last, and how often by each event."""
+    events = [each.detail["count"] for each in _all_events() if each.action == "key.refused"]
+    fresh = db.session.get_one(ApiKey, row.id)
+    return fresh.refused_count, fresh.refused_at, events
+
+
+def test_key_that_no_longer_works_costs_one_write_a_minute_and_is_counted(
+    call: Call, key: tuple[ApiKey, str], statements: list[str], hands: Clock
+) -> None:
+    _end_all()
+    statements.clear()
+    noon = hands.moment
+    for _ in range(5):
+        call(key[1])
+    writes = [each for each in statements if "SET refused_count" in each]
+    assert len(writes) == 1
+    assert _tries(key[0]) == (1, noon, [1]), "the first shows at once"
+    tally.write()
+    assert _tries(key[0]) == (1, noon, [1])
+    hands.advance(seconds=60)
+    tally.write()
+    assert _tries(key[0]) == (5, noon, [1, 4])
+    call(key[1])
+    assert _tries(key[0]) == (5, noon, [1, 4])
+    hands.advance(seconds=60)
+    call(key[1])
+    assert _tries(key[0]) == (7, hands.moment, [1, 4, 2])
+    hands.advance(seconds=60)
+    tally.write()
+    assert limits.current()._tries == {}
+
+
+def test_tries_at_the_same_moment_are_written_once_and_all_counted(
+    app: Flask, key: tuple[ApiKey, str], hands: Clock
+) -> None:
+    _end_all()
+    new_browser(app)
+
+    def refused(_: int) -> int:
+        with app.app_context():
+            status: int = _caller(app)(key[1]).status_code
+        return status
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(refused, range(24))) == {401}
+    assert _tries(key[0])[0] < 24
+    tally.write(all_of_them=True)
+    assert _tries(key[0])[0] == 24
+
+
+def test_tries_are_written_when_a_worker_stops(
+    key: tuple[ApiKey, str], database_url: str, tmp_path: Path
+) -> None:
+    _end_all()
+    headers = {"Authorization": f"Bearer {key[1]}"}
+    with Server(database_url, tmp_path / "server.log") as server:
+        for _ in range(6):
+            assert server.send("GET", f"{ROOT}/me", headers) == 401
+        assert _tries(key[0])[0] in (1, 2), "one for each worker"
+    assert _tries(key[0])[0] == 6
 
 
 def test_pages_and_strangers_have_no_standing(client: Browser, call: Call) -> None:

@@ -1,7 +1,6 @@
 """The outbox and the postman, against a real SMTP server: exactly once, or, where nobody can know, twice."""
 
 import ssl
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -426,21 +425,6 @@ def test_doctor_warns_of_mail_that_can_be_read_on_the_way(
 
 
 # Signing in at the server --------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
-    """A certificate of localhost that nobody knows yet, and what a server needs to show it."""
-    folder = tmp_path_factory.mktemp("tls")
-    command = [
-        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-        *("-keyout", folder / "key.pem", "-out", folder / "cert.pem", "-subj", "/CN=localhost"),
-        *("-addext", "subjectAltName=DNS:localhost"),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return folder / "cert.pem", context
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -17,7 +17,7 @@ from convene_keys.models import ApiKey, Member, SignInAttempt, SignInSession
 from tests import factories as make
 from tests.conftest import wait_for
 from tests.databases import PEPPER
-from tests.servers import Server, Visitor
+from tests.servers import Server, Visitor, from_elsewhere
 
 CLIENTS = 8
 PAUSE = 0.01
@@ -37,7 +37,7 @@ class Client(threading.Thread):
             with Visitor(self.port, Authorization=f"Bearer {self.tokens[number]}") as visitor:
                 while self.rounds.current == number:
                     began = time.monotonic()
-                    status, _ = visitor.get("/api/v1/admin/me")
+                    status, _ = visitor.get("/api/v1/admin/me", **from_elsewhere())
                     self.calls[number].append((began, status))
                     self.rounds.tell()
                     time.sleep(PAUSE)  # so that the slowest of them gets its turn
@@ -98,6 +98,7 @@ def test_no_call_that_began_after_the_answer_is_accepted(
                     database_url,
                     tmp_path / f"{number}.log",
                     GUNICORN_CMD_ARGS=f"--workers {workers}",
+                    TRUSTED_PROXIES="1",
                 )
             )
             for number in range(servers)

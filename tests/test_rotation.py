@@ -17,7 +17,7 @@ from convene_keys.models import ApiKey, AuditEvent, Member, Organization
 from tests import factories as make
 from tests.conftest import Clock, wait_for
 from tests.databases import PEPPER
-from tests.servers import Server, Visitor
+from tests.servers import Server, Visitor, from_elsewhere
 
 DAY = timedelta(days=1)
 ROTATIONS = 100
@@ -269,8 +269,8 @@ class Caller(threading.Thread):
                 for token in self.pair:
                     if token:
                         began = time.time()
-                        bearer = f"Bearer {token}"
-                        status, _ = visitor.get("/api/v1/admin/me", Authorization=bearer)
+                        headers = {"Authorization": f"Bearer {token}", **from_elsewhere()}
+                        status, _ = visitor.get("/api/v1/admin/me", **headers)
                         self.calls.append((token, began, time.time(), status))
                 time.sleep(0.002)
 
@@ -281,7 +281,7 @@ def test_no_call_fails_in_the_grace_period_and_none_of_the_old_key_succeeds_afte
     maya = make.member(make.organization())
     key, token = make.api_key(maya.organization, creator=maya)
     number, ends, grace = key.id, {}, timedelta(milliseconds=100)
-    with Server(database_url, tmp_path / "server.log") as server:
+    with Server(database_url, tmp_path / "server.log", TRUSTED_PROXIES="1") as server:
         callers = [Caller(server.port) for _ in range(8)]
         for caller in callers:
             caller.pair = ("", token)

@@ -3,7 +3,7 @@
 from flask import Flask, Response, request
 from flask_wtf.csrf import CSRFError
 
-from convene_keys.access import may
+from convene_keys.access import log_refusal, may
 from convene_keys.errors import Malformed
 from convene_keys.extensions import login
 from convene_keys.web import (
@@ -60,6 +60,7 @@ def init_app(app: Flask) -> None:
 
 
 def _stale_form(_: CSRFError) -> Response:
+    log_refusal(f"no CSRF token that fits at {request.endpoint}")
     return problem_page(
         Malformed(
             "This form is out of date: you may have signed in again since it was opened. "

@@ -1,6 +1,11 @@
 """The audit log's page and its exports."""
 
+import errno
+import logging
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -12,9 +17,9 @@ from convene_keys import audit, clock, keys, seals, team
 from convene_keys.access import Access, access, member_actor
 from convene_keys.accounts import acting
 from convene_keys.audit import Filter
-from convene_keys.errors import Malformed
+from convene_keys.errors import Malformed, TooMany, Unavailable
 from convene_keys.events import Action, Outcome
-from convene_keys.extensions import db
+from convene_keys.extensions import alone, db
 from convene_keys.markets import cursor_number, midnight
 from convene_keys.models import AuditEvent, Role
 from convene_keys.web import charts
@@ -26,6 +31,11 @@ blueprint = Blueprint("audit", __name__, url_prefix="/admin")
 PAGE_SIZE = 30
 BOM = "\ufeff"  # without it, spreadsheets take UTF-8 for something older
 TEXT_MAX = 100
+# A client that takes an export more slowly than this, in seconds and bytes a second, is cut off.
+PATIENCE, SLOWEST = 30, 16 * 1024
+
+log = logging.getLogger(__name__)
+_exporting = threading.Lock()  # one export a worker: it takes a thread as long as its client likes
 
 
 @dataclass(frozen=True)
@@ -136,19 +146,51 @@ def _export(
     """Stream the same filter's events; that the log was taken away is itself recorded."""
     filters = _filters()
     wanted, organization_id = _own(filters.parsed()), current_user.organization.id
-    with acting(member_actor(), Role.VIEWER) as session:
-        detail = {"format": ending, **filters.query()}
-        audit.record(session, member_actor(), Action.AUDIT_EXPORTED, detail=detail)
-    seals.seal()
+    with ExitStack() as turn:
+        _take(turn)
+        with acting(member_actor(), Role.VIEWER) as session:
+            detail = {"format": ending, **filters.query()}
+            audit.record(session, member_actor(), Action.AUDIT_EXPORTED, detail=detail)
+        seals.seal()
 
-    def body() -> Iterator[str]:
-        # The view's own session is closed before the first line leaves; this is another one.
-        yield from lines(audit.export(db.session(), organization_id, wanted))
+        def body() -> Iterator[str]:
+            # The view's own session is closed before the first line leaves; this is another one.
+            yield from _in_time(lines(audit.export(db.session(), organization_id, wanted)))
 
-    name = f"audit-log-{clock.now():%Y-%m-%d}.{ending}"
-    response = Response(stream_with_context(body()), mimetype=mimetype)
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+        name = f"audit-log-{clock.now():%Y-%m-%d}.{ending}"
+        response = Response(stream_with_context(body()), mimetype=mimetype)
+        response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
+        response.call_on_close(turn.pop_all().close)
     return response
+
+
+def _take(turn: ExitStack) -> None:
+    """Let only one export at a time through for a member and for a worker, until `turn` ends.
+
+    Raises `TooMany` or `Unavailable`.
+    """
+    if not turn.enter_context(alone(f"export-{current_user.member.id}")):
+        raise TooMany(
+            "You are downloading the audit log already. Please wait until that has ended.",
+            retry_after=PATIENCE,
+        )
+    if not _exporting.acquire(blocking=False):
+        raise Unavailable(
+            "Somebody else is downloading an audit log. Please try again in a moment."
+        )
+    turn.callback(_exporting.release)
+
+
+def _in_time(lines: Iterator[str]) -> Iterator[str]:
+    """The lines, as long as they are taken fast enough; else the connection counts as lost."""
+    waited, taken = 0.0, 0
+    for line in lines:
+        began = time.monotonic()
+        yield line
+        waited, taken = waited + time.monotonic() - began, taken + len(line)
+        if waited > PATIENCE + taken / SLOWEST:
+            log.warning("an export was cut off: its client takes it too slowly")
+            raise ConnectionResetError(errno.ECONNRESET, "too slow")
 
 
 def _filters() -> Filters:

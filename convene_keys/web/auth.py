@@ -9,7 +9,14 @@ from wtforms import BooleanField, HiddenField, PasswordField, StringField
 from wtforms.validators import InputRequired
 
 from convene_keys import accounts, links, sample_data, team
-from convene_keys.access import Access, access, member_actor, origin, settings
+from convene_keys.access import (
+    Access,
+    access,
+    log_refusal,
+    member_actor,
+    origin,
+    settings,
+)
 from convene_keys.audit import Actor
 from convene_keys.errors import Invalid, NotFound, TooMany
 from convene_keys.extensions import db
@@ -111,9 +118,11 @@ def sign_in() -> ResponseReturnValue:
             form.email.data or "", form.password.data or "", origin(), settings().key_peppers
         )
     except Invalid as invalid:
+        log_refusal("sign-in", form.email.data)
         form.show(invalid)
         return _sign_in_page(form, 422)
     except TooMany as too_many:
+        log_refusal("sign-in, after too many tries", form.email.data)
         form.form_errors.append(too_many.detail)
         answer = _sign_in_page(form, 429)
         answer.headers["Retry-After"] = str(too_many.retry_after)

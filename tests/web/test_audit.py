@@ -12,10 +12,11 @@ import pytest
 from convene_keys import audit
 from convene_keys.audit import Actor, Origin, Target, record
 from convene_keys.events import Action, Outcome
-from convene_keys.extensions import transaction
+from convene_keys.extensions import db, transaction
+from convene_keys.models import AuditEvent
 from convene_keys.web import audit as audit_pages
 from tests import factories as make
-from tests.conftest import Browser, Clock
+from tests.conftest import Browser, Clock, new_browser
 
 HTMX = {"HX-Request": "true"}
 
@@ -282,3 +283,42 @@ def test_clear_is_there_when_something_is_filtered(client, maya):
     for headers in ({}, HTMX):
         assert clear not in client.get("/admin/audit_log", headers=headers).text
         assert clear in client.get("/admin/audit_log?outcome=ok", headers=headers).text
+
+
+def test_a_second_export_waits_for_the_first(app, client, maya):
+    """Real workers are tried in tests/test_traffic.py."""
+    other = new_browser(app)
+    other.sign_in(make.member(maya.organization, "viewer"))
+    first = client.get("/admin/audit_log.csv", buffered=False)
+    for browser, status, told in (
+        (client, 429, "You are downloading the audit log already"),
+        (other, 503, "Somebody else is downloading an audit log"),
+    ):
+        answer = browser.get("/admin/audit_log.jsonl")
+        assert (answer.status_code, told in answer.text) == (status, True)
+        assert int(answer.headers["Retry-After"]) > 0
+    assert exported() == 1, "nothing was taken away"
+    first.close()
+    assert client.get("/admin/audit_log.csv").status_code == 200
+    assert other.get("/admin/audit_log.csv").status_code == 200
+
+
+def exported() -> int:
+    events = db.session.query(AuditEvent).filter_by(action="audit.exported")
+    return events.count()
+
+
+def test_an_export_that_is_taken_too_slowly_is_cut_off(client, maya, monkeypatch, caplog):
+    monkeypatch.setattr(audit_pages, "PATIENCE", -1)
+    with pytest.raises(ConnectionResetError):
+        client.get("/admin/audit_log.jsonl")
+    assert "takes it too slowly" in caplog.text
+    monkeypatch.setattr(audit_pages, "PATIENCE", 1)
+    assert client.get("/admin/audit_log.jsonl").status_code == 200
+
+
+def test_an_export_that_fails_lets_the_next_one_through(client, maya, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(audit_pages.seals, "seal", lambda: 1 / 0)
+        assert client.get("/admin/audit_log.csv").status_code == 500
+    assert client.get("/admin/audit_log.csv").status_code == 200
