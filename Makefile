@@ -1,12 +1,17 @@
 # Convene Keys: `make` or `make help` lists what there is to do.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak lint conformance bench lighthouse screenshots reference
+.PHONY: help install run demo test soak deploytest lint conformance bench lighthouse screenshots reference
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 FLASK := $(BIN)/flask --app wsgi
-PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes
+# Names each package as it comes, in place of all that pip has to say.
+define PIP_INSTALL
+set -o pipefail; $(BIN)/python -u -m pip install --disable-pip-version-check --no-input --retries 1 --require-hashes -r $(1) | \
+	sed -un 's/^Collecting \([^= ]*\).*/  fetching \1/p; s/^Installing collected .*/  installing …/p' || { \
+	echo "That failed, as said above. It needs the network once: is this computer connected?" >&2; exit 1; }
+endef
 SERVE := exec $(BIN)/gunicorn --config deploy/gunicorn.conf.py --bind "127.0.0.1:$${PORT:-8000}"
 # The first Python that is new enough. Set PYTHON to choose another.
 NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -46,6 +51,12 @@ test: .venv/tests ## Set up what the tests need, then run every test
 soak: .venv/tests ## Run the long forms of the tests, and print what they measured
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m soak --durations=0 -rfEP
 
+deploytest: .venv/tests ## Start deploy/'s units under systemd of Debian 12 and 13, in containers; needs root
+	@[ "$$(id -u)" = 0 ] || { echo "make deploytest needs root: it starts containers." >&2; exit 1; }
+	@command -v debootstrap >/dev/null && command -v systemd-nspawn >/dev/null || { \
+	echo "make deploytest needs: apt-get install -y debootstrap systemd-container" >&2; exit 1; }
+	@$(BIN)/python -m tests.deploy.run
+
 lint: .venv/tests ## Check style, types, layers and templates; changes nothing
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -84,15 +95,16 @@ reference: .venv/tests ## Ask the API anew what convene_keys/reference.json show
 
 .venv/bin/python:
 	@if [ -z "$(PYTHON)" ]; then echo "Python 3.11 or newer with its venv module is needed, for example: apt-get install python3 python3-venv" >&2; exit 1; fi
+	@echo "Making a Python of its own in .venv …"
 	@"$(PYTHON)" -m venv --clear .venv || { rm -rf .venv; exit 1; }
 
 # These files are there once their requirements are installed, and as old as that.
 .venv/runtime: requirements.txt | .venv/bin/python
 	@echo "Installing what Convene Keys needs into .venv …"
-	@$(PIP_INSTALL) -r requirements.txt
+	@$(call PIP_INSTALL,requirements.txt)
 	@touch $@
 
 .venv/tests: requirements-dev.txt .venv/runtime
 	@echo "Installing what the tests need into .venv …"
-	@$(PIP_INSTALL) -r requirements-dev.txt
+	@$(call PIP_INSTALL,requirements-dev.txt)
 	@touch $@

@@ -106,7 +106,12 @@ class _Sessions(SecureCookieSessionInterface):
 
 
 def _for_machines(request: Request) -> bool:
-    return request.path.startswith("/api/") or request.path in (operations.VERIFY, mcp.PATH)
+    path = request.path
+    return (
+        path.startswith("/api/")
+        or path in (operations.VERIFY, mcp.PATH)
+        or access.seeks_sign_in(path)
+    )
 
 
 def _answer_error(error: Exception) -> ResponseReturnValue:

@@ -17,7 +17,7 @@ from werkzeug.routing import RequestRedirect
 from convene_keys import models, operations, tokens
 from convene_keys.audit import Actor, Origin
 from convene_keys.config import Settings
-from convene_keys.errors import Forbidden, Malformed
+from convene_keys.errors import Forbidden, Malformed, NotFound
 from convene_keys.models import Role
 
 log = logging.getLogger(__name__)
@@ -117,6 +117,15 @@ def presented_key() -> str | None:
     return request.headers.get("X-API-Key")
 
 
+def seeks_sign_in(path: str) -> bool:
+    """Whether a client asks here how it may sign in, as some do with a key that was refused.
+
+    Of that there is nothing, and it must hear so: told 401 again, or a page, it would go on to ask
+    (RFC 9728, RFC 8414, RFC 7591).
+    """
+    return path == "/register" or path.startswith("/.well-known/")
+
+
 def guard() -> ResponseReturnValue | None:
     """Before every request: keys only where they belong, people only where their role allows."""
     _refuse_key_outside_header()
@@ -129,7 +138,10 @@ def guard() -> ResponseReturnValue | None:
     if token is not None and tokens.is_well_formed(token):
         # A method that no route takes, such as TRACE, comes here for the API's addresses too.
         path = "/" + request.path.removeprefix(f"{operations.ROOT}/").lstrip("/")
-        raise operations.refuse(request.method, path, token, origin(), settings().key_peppers)
+        problem = operations.refuse(request.method, path, token, origin(), settings().key_peppers)
+        if seeks_sign_in(request.path) and problem.status in (401, 403):
+            problem = NotFound(problem.detail)
+        raise problem
     if request.endpoint is None or level is Access.PUBLIC:
         return None
     if not current_user.is_authenticated:

@@ -39,7 +39,9 @@ class Unauthenticated(Problem):
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"WWW-Authenticate": "Bearer"}
+        """With an error only where a key was sent (RFC 6750, 3.1)."""
+        sent = self.code not in (Unauthenticated.code, "key_missing")
+        return {"WWW-Authenticate": 'Bearer error="invalid_token"' if sent else "Bearer"}
 
 
 class Forbidden(Problem):

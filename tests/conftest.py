@@ -178,6 +178,11 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSL
     return folder / "cert.pem", context
 
 
+def challenge(code: str) -> str:
+    """How a 401 with this code asks for a key: with an error once there was one (RFC 6750, 3.1)."""
+    return "Bearer" if code == "key_missing" else 'Bearer error="invalid_token"'
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
     """Poll until `condition` holds; fail after `seconds`."""
     end = time.monotonic() + seconds

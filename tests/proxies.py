@@ -99,7 +99,7 @@ class Proxy:
 
     def __init__(self, folder: Path, *ports: int) -> None:
         folder.mkdir(exist_ok=True)
-        self.folder, self.port = folder, free_port()
+        self.folder, self.port, self.ports = folder, free_port(), ports
         self._log = folder / "output.log"
         example = (ROOT / "deploy" / self.example).read_text()
         config = re.sub(r"(?m)^\s*#.*\n", "", example)

@@ -7,13 +7,15 @@ one with an argument that `OWN` knows no value for.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from flask import Flask
+from sqlalchemy import select
 from werkzeug.routing import Rule
 
-from convene_keys import clock
+from convene_keys import clock, tokens
 from convene_keys.access import Access, access, declared
 from convene_keys.extensions import db
 from convene_keys.models import (
@@ -30,7 +32,7 @@ from convene_keys.models import (
 )
 from convene_keys.operations import BY_NAME
 from tests import factories as make
-from tests.conftest import Browser, new_browser
+from tests.conftest import Browser, Clock, new_browser
 
 # One number for everything that can be addressed, so that answers about it and about ABSENT differ
 # in it alone.
@@ -308,3 +310,35 @@ def test_declaration_is_kept_on_the_view() -> None:
     assert view() == "seen"
     assert view.access is Access.MANAGER
     assert [level.value for level in Access][3:] == ["viewer", "manager", "maker", "admin"]
+
+
+# Clients that were refused with 401 look for a way to sign in (RFC 9728, 8414 and 7591).
+PROBES = [
+    ("GET", "/.well-known/oauth-protected-resource/mcp"),
+    ("GET", "/.well-known/oauth-protected-resource"),
+    ("GET", "/.well-known/oauth-authorization-server"),
+    ("GET", "/.well-known/openid-configuration"),
+    ("POST", "/register"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), PROBES)
+def test_client_that_looks_for_a_sign_in_hears_that_there_is_none(
+    client: Browser, organization: Organization, hands: Clock, method: str, path: str
+) -> None:
+    past = hands() - timedelta(days=1)
+    _, working = make.api_key(organization, "W")
+    _, revoked = make.api_key(organization, "R", revoked_at=past, released_at=past)
+    _, orphan = make.api_key(organization, "O", creator=make.member(organization, disabled_at=past))
+    for secret in (None, working, revoked, orphan, tokens.mint()):
+        headers = {} if secret is None else {"Authorization": f"Bearer {secret}"}
+        answer = client.open(path, method=method, headers=headers, json={"redirect_uris": []})
+        assert (answer.status_code, answer.mimetype) == (404, "application/problem+json"), secret
+        assert answer.json["code"] == "not_found"
+        assert "Set-Cookie" not in answer.headers
+    recorded = select(AuditEvent.action, AuditEvent.key_name, AuditEvent.outcome)
+    assert db.session.execute(recorded.order_by(AuditEvent.id)).all() == [
+        ("request.unknown", "W", "failed"),
+        ("key.refused", "R", "denied"),
+        ("request.unknown", "O", "denied"),
+    ]

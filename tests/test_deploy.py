@@ -1,6 +1,7 @@
-"""What others scan with finds every key, and nothing that is almost one."""
+"""What `deploy/` has: rules of scanners, and units that keep a command where the service is kept."""
 
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -91,3 +92,55 @@ def test_hook_refuses_files_with_a_key_and_does_not_show_it(tmp_path: Path) -> N
         "binary:1: a Convene API key",
     ]
     assert token not in told
+
+
+def settings_of(unit: str, section: str = "Service") -> list[tuple[str, str]]:
+    """The settings of a section of a unit, in their order."""
+    text = (ROOT / "deploy" / unit).read_text()
+    [body] = re.findall(rf"^\[{section}\]\n(.*?)(?=^\[|\Z)", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^(\w+)=(.*)$", body, re.MULTILINE)
+
+
+# How each of them runs, in place of where and with what.
+OWN = {"Type", "NotifyAccess", "ExecStart", "ExecStartPre", "ExecReload"}
+OWN |= {"KillMode", "TimeoutStopSec", "Restart", "RestartSec"}
+
+
+def test_timer_runs_what_the_service_runs_as_and_no_less_walled_in() -> None:
+    service, timer = (
+        [pair for pair in settings_of(unit) if pair[0] not in OWN]
+        for unit in ("convene-keys.service", "convene-keys-remind.service")
+    )
+    assert timer == service
+    assert ("SystemCallErrorNumber", "EPERM") in service
+
+
+def test_command_runs_as_the_service_does() -> None:
+    service = dict(settings_of("convene-keys.service"))
+    script = (ROOT / "deploy" / "convene-keys").read_text()
+    assert set(re.findall(r"--(uid|gid|working-directory|property)=(\S+)", script)) == {
+        ("uid", service["User"]),
+        ("gid", service["Group"]),
+        ("working-directory", service["WorkingDirectory"]),
+        ("property", f"EnvironmentFile={service['EnvironmentFile']}"),
+        ("property", f"UMask={service['UMask']}"),
+    }
+    assert service["ExecStartPre"].startswith(re.findall(r"-- (\S+ --app wsgi)", script)[0])
+
+
+@pytest.mark.parametrize("unit", sorted((ROOT / "deploy").glob("*.service")), ids=lambda u: u.name)
+def test_systemd_knows_every_setting(unit: Path, tmp_path: Path) -> None:
+    """`make deploytest` starts them; this finds a misspelt one, where systemd is installed."""
+    if shutil.which("systemd-analyze") is None:
+        return
+    text = unit.read_text()
+    (tmp_path / unit.name).write_text(
+        re.sub(r"^(Exec\w+)=.*", r"\1=/bin/true", text, flags=re.MULTILINE)
+    )
+    done = subprocess.run(
+        ["systemd-analyze", "verify", tmp_path / unit.name],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -2,12 +2,16 @@
 
 import inspect
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
+import click
 import pytest
 from flask import Flask
 
 from convene_keys import config
+from tests.databases import environ
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -50,13 +54,34 @@ def test_every_make_target_that_is_named_exists() -> None:
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_every_command_that_is_named_exists(app: Flask) -> None:
-    commands = set()
-    for name, command in app.cli.commands.items():
-        commands |= {name, *(f"{name} {sub}" for sub in getattr(command, "commands", {}))}
+# What runs a command: with the service, and without.
+RUN = ("convene-keys", ".venv/bin/flask --app wsgi")
+
+
+def test_every_command_that_is_named_exists_with_its_options(app: Flask) -> None:
+    run = "|".join(map(re.escape, RUN))
     for page in PAGES:
-        for line in re.findall(r"flask --app wsgi ([a-z -]+?)(?= --|`| \\|\n|$)", page.read_text()):
-            assert line in commands, line
+        text = page.read_text()
+        assert not re.findall(r"(?<!\.venv/bin/)\bflask --app", text), "that fails as it stands"
+        lines = re.findall(rf"(?:^ *|`)(?:{run}) ([a-z](?:[^`\n\\]|\\\n)*)", text, re.MULTILINE)
+        for line in lines:
+            command: click.Command = app.cli
+            words = shlex.split(line, comments=True)
+            while isinstance(command, click.Group):
+                assert words[0] in command.commands, f"{page.name}: {line}"
+                command = command.commands[words.pop(0)]
+            command.make_parser(click.Context(command)).parse_args(words)
+
+
+def test_command_runs_as_it_is_written(tmp_path: Path) -> None:
+    line = f"{RUN[1]} doctor"
+    assert f"`{line}`" in README
+    settings = environ(f"sqlite:///{tmp_path}/none.db")
+    done = subprocess.run(
+        line.split(), cwd=ROOT, env=settings, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (5, "")  # it looked, and there is no database
+    assert "database" in done.stdout
 
 
 def test_every_path_of_the_layout_exists() -> None:

@@ -13,7 +13,7 @@ from convene_keys.extensions import db
 from convene_keys.models import ApiKey, AuditEvent, Member, Organization
 from convene_keys.operations import VERIFY as PATH
 from tests import factories as make
-from tests.conftest import Browser, Clock
+from tests.conftest import Browser, Clock, challenge
 
 FORWARDED = ("X-Forwarded-Method", "X-Forwarded-Uri")
 ORIGINAL = ("X-Original-Method", "X-Original-URI")
@@ -116,7 +116,7 @@ def test_key_that_does_not_work_is_refused(
     ):
         answer = _ask(client, secret)
         assert _refusal(answer) == (401, code)
-        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert answer.headers["WWW-Authenticate"] == challenge(code)
     assert {event.action for event in _events()} == {"key.refused", "key.expired"}
     gone = make.member(organization, disabled_at=past)
     _, secret = make.api_key(organization, "G", creator=gone)

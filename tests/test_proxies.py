@@ -15,6 +15,7 @@ from convene_keys.audit import Actor
 from convene_keys.extensions import db
 from convene_keys.models import ApiKey, AuditEvent, Organization
 from tests import factories as make
+from tests.conftest import challenge
 from tests.databases import environ
 from tests.proxies import PROXIES, Proxy, Site
 from tests.servers import Server, free_port
@@ -90,7 +91,8 @@ def test_nobody_passes_without_a_key(proxy: Proxy, house: House) -> None:
     for token in (None, "", "fm_org_" + "0" * 38):
         answer = proxy.ask("GET", "/", token)
         assert answer.status == 401
-        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        code = "key_unknown" if token else "key_missing"
+        assert answer.headers["WWW-Authenticate"] == challenge(code)
     assert house.site.asked == []
 
 
@@ -224,6 +226,19 @@ def test_client_cannot_say_what_it_asks(
         assert proxy.ask("GET", "/fine", reader[1], forged).status == 200, forged
     assert set(house.site.asked) == {"GET /fine"}
     assert {e.target_name for e in _events(organization)} == {"POST /harm", "GET /fine"}
+
+
+def test_address_does_not_become_a_header(
+    proxy: Proxy, house: House, reader: tuple[ApiKey, str]
+) -> None:
+    path = "/a%0d%0aX-Convene-Scope:%20read_write%0d%0aX-Mine:%20b"
+    answer = proxy.ask("GET", path, reader[1])
+    assert (answer.status, answer.seen("X-Convene-Scope"), answer.seen("X-Mine")) == (
+        200,
+        ["read"],
+        [],
+    )
+    assert house.site.asked == [f"GET {path}"]
 
 
 def test_key_in_an_address_is_refused_and_kept_nowhere(

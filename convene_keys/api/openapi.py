@@ -34,7 +34,10 @@ _HEADERS: Json = {
     "X-Request-Id": ("Names this call, in the audit log too", {"type": "string", "minLength": 16}),
     "RateLimit-Policy": ("How many calls (q) in how many seconds (w) the key may make", _TEXT),
     "RateLimit": ("How many of them are left (r), and for how many seconds (t)", _TEXT),
-    "WWW-Authenticate": ("How to send the key", {"const": "Bearer"}),
+    "WWW-Authenticate": (
+        "How to send the key",
+        {"enum": ["Bearer", 'Bearer error="invalid_token"']},
+    ),
     "Retry-After": ("After how many seconds to try again", {"type": "integer", "minimum": 1}),
 }
 # The headers that every answer of a status has. Of a call without a working key there is no limit.

@@ -108,6 +108,6 @@ def _heads(file: TextIO) -> Sequence[seals.Head]:
             raise ValueError
     except (ValueError, KeyError, TypeError):
         raise click.ClickException(
-            f"{file.name} holds no head: use what `flask --app wsgi audit seal` printed"
+            f"{file.name} holds no head: use what `audit seal` printed"
         ) from None
     return heads

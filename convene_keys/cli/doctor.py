@@ -124,9 +124,7 @@ def database() -> Finding:
     kind = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[db.engine.dialect.name]
     if now != head:
         is_now = ", ".join(sorted(now)) or "empty"
-        return _failed(
-            f"{kind} is {is_now}, not {', '.join(head)}: run flask --app wsgi db upgrade"
-        )
+        return _failed(f"{kind} is {is_now}, not {', '.join(head)}: run the command: db upgrade")
     return _ok(f"{kind} answers, and its tables are up to date")
 
 

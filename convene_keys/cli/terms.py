@@ -34,7 +34,7 @@ def _one_line() -> Iterator[None]:
         reason = error.orig if isinstance(error, DBAPIError) else error
         line = (str(reason).splitlines() or [reason.__class__.__name__])[0]
         raise click.ClickException(
-            f"The database can’t be used ({line}). Try: flask --app wsgi doctor"
+            f"The database can’t be used ({line}). Try the command: doctor"
         ) from None
 
 

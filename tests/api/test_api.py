@@ -13,7 +13,7 @@ from convene_keys.extensions import db
 from convene_keys.models import ApiKey, AuditEvent, Base, Booking, Member, Organization
 from convene_keys.operations import OPERATIONS
 from tests import factories as make
-from tests.conftest import Browser, Clock, new_browser
+from tests.conftest import Browser, Clock, challenge, new_browser
 from tests.databases import environ
 
 ROOT = "/api/v1/admin"
@@ -56,7 +56,7 @@ def is_problem(answer: Any) -> None:
         assert list(error) == ["field", "message"]
         assert error["message"]
     needs_key = answer.headers.get("WWW-Authenticate")
-    assert needs_key == ("Bearer" if answer.status_code == 401 else None)
+    assert needs_key == (challenge(problem["code"]) if answer.status_code == 401 else None)
 
 
 @pytest.fixture

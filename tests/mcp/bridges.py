@@ -3,6 +3,7 @@
 import fcntl
 import json
 import shutil
+import ssl
 import subprocess
 import termios
 import threading
@@ -137,7 +138,9 @@ def echo(asked: Asked) -> Answer:
 class Site:
     """A site on loopback that answers as it is told to, and remembers what it was asked."""
 
-    def __init__(self, answer: Callable[[Asked], Answer]) -> None:
+    def __init__(
+        self, answer: Callable[[Asked], Answer], tls: ssl.SSLContext | None = None
+    ) -> None:
         self.asked: list[Asked] = []
         self.news = threading.Condition()
         site = self
@@ -176,6 +179,9 @@ class Site:
         self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+            self.url = f"https://localhost:{self._server.server_port}"
 
     def wait(self, number: int) -> None:
         """Until it has been asked `number` times."""

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
@@ -273,6 +274,29 @@ def test_stateless_headers_as_sent(stack: ExitStack, unpacked: Path) -> None:
     assert sent["Mcp-Method"] == "tools/call"
     assert sent["Mcp-Name"] == f"=?base64?{base64.b64encode('é'.encode()).decode()}?="
     assert sent["User-Agent"] == "convene-keys-extension/0.1.0 (Nme of it 2)"
+
+
+def test_certificate_that_is_not_trusted_is_told_as_such(
+    stack: ExitStack, unpacked: Path, certificate: tuple[Path, ssl.SSLContext]
+) -> None:
+    path, tls = certificate
+    site = stack.enter_context(Site(echo, tls).serving())
+    trusting = {"NODE_EXTRA_CA_CERTS": str(path)}
+    wrong = site.url.replace("localhost", "127.0.0.1")
+    for address, more, told in (
+        (
+            site.url,
+            {},
+            f"This computer doesn’t trust the certificate of Convene Keys at {site.url}",
+        ),
+        (wrong, trusting, f"The certificate of Convene Keys at {wrong} is not valid."),
+    ):
+        [answer], _ = talk(unpacked, at(address, **more), call(1, "whoami"))
+        assert sentence(answer).startswith(told)
+        assert ("NODE_EXTRA_CA_CERTS" in sentence(answer)) is not bool(more)
+    assert site.asked == []
+    [answer], err = talk(unpacked, at(site.url, **trusting), request(1, "ping"))
+    assert (answer["result"], err) == ("ping", "")
 
 
 def test_lines_in_any_shape(stack: ExitStack, unpacked: Path) -> None:

@@ -16,7 +16,7 @@ from convene_keys.mcp.protocol import HANDSHAKE, STATELESS, VERSIONS
 from convene_keys.models import ApiKey, AuditEvent, Member, Organization, Scope
 from convene_keys.operations import OPERATIONS
 from tests import factories as make
-from tests.conftest import Browser, Clock, new_browser
+from tests.conftest import Browser, Clock, challenge, new_browser
 from tests.databases import environ
 
 META = {
@@ -316,7 +316,7 @@ def test_without_a_working_key_nothing_is_told(client: Browser, key: Any, method
     for secret, code in ((None, "key_missing"), ("fm_org_" + "0" * 38, "key_unknown")):
         stranger = Caller(client, secret)
         answer = stranger.post(401, json=body)
-        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert answer.headers["WWW-Authenticate"] == challenge(code)
         assert answer.json["id"] == 7
         assert answer.json["error"]["code"] == -32010
         assert answer.json["error"]["data"]["code"] == code

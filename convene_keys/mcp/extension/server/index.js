@@ -91,7 +91,15 @@ async function exchange({ line, message, control: { signal } }) {
     if (error instanceof Told) throw error;
     if (signal.aborted)
       throw new Told(`${home} didn’t answer within ${SECONDS} seconds. Look whether it was done before you try again.`);
-    console.error(`${error.message}: ${error.cause?.code ?? "no reason given"}`);
+    const why = error.cause?.code ?? "no reason given";
+    console.error(`${error.message}: ${why}`);
+    if (/SELF_SIGNED|UNABLE_TO_(GET|VERIFY)|CERT_UNTRUSTED/.test(why))
+      throw new Told(
+        `This computer doesn’t trust the certificate of ${home}. If an authority of your own has signed it, name ` +
+          "the authority’s file in the environment variable NODE_EXTRA_CA_CERTS and start Claude again. " +
+          "If not, ask who runs the site.",
+      );
+    if (/CERT_/.test(why)) throw new Told(`The certificate of ${home} is not valid. Ask who runs the site.`);
     throw new Told(`${home} can’t be reached. Check the internet connection, or ask who runs the site.`);
   }
   try {
