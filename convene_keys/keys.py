@@ -270,8 +270,7 @@ def edit(
         if later or (scope != Scope.READ and key.scope == Scope.READ):
             authorize(session, actor, MAKER)
             if not confirmed:
-                message = "More time or rights need your password."
-                raise Invalid([FieldError("current_password", message)])
+                raise Invalid([FieldError("current_password", "Please type your password.")])
         set_scope(session, actor, key, scope)
         set_expiry(session, actor, key, ends)
     return key

@@ -168,7 +168,7 @@ def _findings(session: Session, organization: Organization) -> Sequence[str]:
 
 
 def _named(finding: checkup.Finding) -> str:
-    names = ", ".join(one.name for one in finding.concerned[:NAMED])
+    names = ", ".join(notices.inert(one.name) for one in finding.concerned[:NAMED])
     rest = len(finding.concerned) - NAMED
     more = f" and {rest} more" if rest > 0 else ""
     return f"{finding.title}: {names}{more}" if names else finding.title

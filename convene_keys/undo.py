@@ -35,6 +35,13 @@ class Change:
     later: AuditEvent | None = None
 
     @property
+    def what(self) -> str:
+        """`Approved booking 123`"""
+        action = Action(self.event.action)
+        text = action.done.format(target=self.event.target_name or action.a_subject)
+        return text[0].upper() + text[1:]
+
+    @property
     def can_be_undone(self) -> bool:
         return not (self.undone or self.later) and "replaced" in self.event.detail
 

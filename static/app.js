@@ -136,16 +136,15 @@ document.addEventListener("keydown", (event) => {
   const menu = event.key === "Escape" && document.activeElement.closest("details.menu[open]");
   if (menu) (menu.open = false), menu.querySelector("summary").focus();
 });
-for (const field of document.querySelectorAll("[data-timezone]")) field.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
 document.addEventListener("change", ({ target }) => {
   if (!target.matches("[data-theme-choice]")) return;
   document.cookie = `theme=${target.value};path=/;max-age=31536000;SameSite=Lax`;
   document.documentElement.dataset.theme = target.value;
 });
-
 function settle() {
   document.querySelectorAll("[data-needs-js]").forEach((element) => (element.hidden = false));
   document.querySelectorAll("[data-address]").forEach((once) => history.replaceState(history.state, "", once.dataset.address));
+  document.querySelectorAll("[data-timezone]").forEach((field) => (field.value = Intl.DateTimeFormat().resolvedOptions().timeZone));
 }
 settle();
 addEventListener("beforeunload", (event) => document.querySelector("[data-unsaved]:not(:checked)") && event.preventDefault());

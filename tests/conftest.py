@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
 from jinja2 import FileSystemBytecodeCache
+from werkzeug.routing import Rule
 
 from convene_keys import clock, create_app, passwords
 from convene_keys.extensions import db
@@ -27,6 +29,27 @@ passwords.COST = 4  # bcrypt at full cost takes 240 ms; its own test restores it
 # Each test has an application of its own, and compiling a page takes longer than the test.
 _compiled = tempfile.TemporaryDirectory(prefix="templates-")
 Flask.jinja_options = {"bytecode_cache": FileSystemBytecodeCache(_compiled.name)}
+
+
+class CompiledOnce(Rule):
+    """A route whose code is made once for all applications: that is most of making one."""
+
+    @lru_cache(1_000)  # noqa: B019  equal rules share it
+    def _compile_builder(self, append_unknown: bool = True) -> Any:
+        return super()._compile_builder(append_unknown)
+
+    def __hash__(self) -> int:
+        return hash(self.rule)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rule) and (self.rule, self.defaults, self.build_only) == (
+            other.rule,
+            other.defaults,
+            other.build_only,
+        )
+
+
+Flask.url_rule_class = CompiledOnce
 
 
 @pytest.fixture(scope="session")

@@ -209,18 +209,18 @@ class Visitor:
         return "; ".join(f"{name}={value}" for name, value in self._cookies.items())
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
-        return self._send("GET", path, None, headers)
+        return self.send("GET", path, None, headers)
 
     def post(self, path: str, **form: str) -> tuple[int, str]:
-        return self._send("POST", path, urlencode(form), {})
+        return self.send("POST", path, urlencode(form), {})
 
     def csrf_token(self, path: str) -> str:
         found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', self.get(path)[1])
         assert found, f"no form on {path}"
         return found[1]
 
-    def _send(
-        self, method: str, path: str, body: str | None, more: dict[str, str]
+    def send(
+        self, method: str, path: str, body: str | bytes | None, more: dict[str, str]
     ) -> tuple[int, str]:
         headers = self.headers | more
         if body is not None:
@@ -240,7 +240,7 @@ class Visitor:
         return answer.status, text
 
     def _exchange(
-        self, method: str, path: str, body: str | None, headers: dict[str, str]
+        self, method: str, path: str, body: str | bytes | None, headers: dict[str, str]
     ) -> tuple[http.client.HTTPResponse, str]:
         self._connection.request(method, path, body, headers)
         answer = self._connection.getresponse()

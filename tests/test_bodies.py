@@ -25,7 +25,7 @@ def test_a_body_of_5_mb_is_answered_every_time(
     expected = {
         ("/login", FORM, ""): (413, 411),
         ("/login", "multipart/form-data; boundary=b", ""): (413, 411),
-        ("/login", JSON, ""): (400, 400),  # it has no token of a form
+        ("/login", JSON, ""): (413, 400),  # it is no form
         ("/nothing", FORM, ""): (413, 411),
         ("/nothing", JSON, ""): (404, 404),
         (f"{ROOT}/bookings/1/decline", JSON, secret): (413, 413),

@@ -376,8 +376,8 @@ def test_names_lists_every_key_there_ever_was(shelf: Organization) -> None:
     ]
 
 
-def test_key_without_a_creator_names_nobody(organization: Organization) -> None:
-    assert make.api_key(organization)[0].created_by_name is None
+def test_key_without_a_creator_is_the_command_lines(organization: Organization) -> None:
+    assert make.api_key(organization)[0].created_by_name == "the command line"
 
 
 # Whose key is it -----------------------------------------------------------------------------

@@ -408,9 +408,8 @@ def test_keys_that_ended_or_are_being_replaced_are_left_out(
     now = hands.moment
     make.api_key(organization, "Revoked", revoked_at=now, released_at=now)
     make.api_key(organization, "Ended", expires_at=now)
-    old, _ = make.api_key(organization, "Old", released_at=now)
-    old.expires_at = now.replace(year=2028)
-    db.session.commit()
+    old, _ = make.api_key(organization, "Old", released_at=now, expires_at=now.replace(year=2028))
+    make.api_key(organization, "New", created_at=now + timedelta(days=150), predecessor_id=old.id)
     hands.advance(days=200)
     assert remind() == []
 
@@ -504,7 +503,7 @@ def test_head_in_the_digest_is_a_witness(
         did(key, action)
     hands.advance(days=7)
     reminders.remind()
-    make.member(organization, "manager", "Noor", email="noor@example.org")
+    make.member(organization, "manager", "Noor", email="noor@example.org", password_hash="set")
     hands.advance(days=7)
     reminders.remind()
     [_, mail, managers] = mails("weekly")

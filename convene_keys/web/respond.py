@@ -52,7 +52,7 @@ TITLES = {
     411: "That didn’t work",
     413: "Too much at once",
     415: "That didn’t work",
-    429: "Too many tries",
+    429: "Please wait",
 }
 WORDS = {
     400: "The request could not be read. Please go back, reload the page and try again.",

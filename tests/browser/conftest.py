@@ -60,6 +60,17 @@ def page(context: BrowserContext, server: Server) -> Iterator[Page]:
     assert said == []
 
 
+@pytest.fixture
+def plain(chromium: Browser, server: Server) -> Iterator[Page]:
+    """A page of a browser without JavaScript."""
+    with chromium.new_context(base_url=server.url, java_script_enabled=False) as context:
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        said = listen(page, server.url)
+        yield page
+        assert unexpected(said, 422) == []
+
+
 def set_up(page: Page) -> None:
     """Go through the first run, up to the key list."""
     page.goto(f"/setup?code={team.setup_code(SECRET_KEY, PEPPER)}")
@@ -69,6 +80,14 @@ def set_up(page: Page) -> None:
     page.get_by_label("Password").fill("correct horse battery staple")
     page.get_by_role("button", name="Start").click()
     expect(page).to_have_url(re.compile(r"/admin/api_keys$"))
+
+
+def sign_in(page: Page) -> None:
+    """As whom `set_up` made, in another browser."""
+    page.goto("/login")
+    page.get_by_label("Email").fill("maya@example.org")
+    page.get_by_label("Password").fill("correct horse battery staple")
+    page.get_by_role("button", name="Sign in").click()
 
 
 def pasted(page: Page) -> str:

@@ -3,11 +3,10 @@
 import re
 from datetime import date, timedelta
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import PATIENCE, listen, set_up
+from tests.browser.conftest import set_up, sign_in
 from tests.browser.test_circle import tab_to
-from tests.browser.test_main_job import PASSWORD
 from tests.browser.test_new_key import create
 from tests.servers import Server
 
@@ -46,26 +45,18 @@ def test_by_keyboard_and_in_place(page: Page, server: Server) -> None:
     assert page.evaluate("window.unharmed") == "by a reload"
 
 
-def test_without_javascript(chromium: Browser, server: Server, page: Page) -> None:
+def test_without_javascript(page: Page, plain: Page) -> None:
     set_up(page)
-    with chromium.new_context(base_url=server.url, java_script_enabled=False) as context:
-        context.set_default_timeout(PATIENCE)
-        plain = context.new_page()
-        said = listen(plain, server.url)
-        plain.goto("/login")
-        plain.get_by_label("Email").fill("maya@example.org")
-        plain.get_by_label("Password").fill(PASSWORD)
-        plain.get_by_role("button", name="Sign in").click()
-        create(plain)
-        plain.get_by_label("I’ve saved it").check()
-        plain.get_by_role("button", name="Done").click()
-        plain.get_by_role("link", name="Claude", exact=True).click()
-        plain.get_by_label("Read and change").check()
-        plain.get_by_label("Last day").fill(DAY.isoformat())
-        plain.get_by_role("button", name="Save rights and end date of Claude").click()
-        note = f"Saved: Claude reads and changes and ends on {SHOWN}."
-        expect(plain.get_by_text(note)).to_be_visible()
-        plain.get_by_role("link", name="Audit log", exact=True).click()
-        for action in ("key.widened", "key.expiry_changed"):
-            expect(plain.locator(f"tr[data-action='{action}']")).to_be_visible()
-        assert said == []
+    sign_in(plain)
+    create(plain)
+    plain.get_by_label("I’ve saved it").check()
+    plain.get_by_role("button", name="Done").click()
+    plain.get_by_role("link", name="Claude", exact=True).click()
+    plain.get_by_label("Read and change").check()
+    plain.get_by_label("Last day").fill(DAY.isoformat())
+    plain.get_by_role("button", name="Save rights and end date of Claude").click()
+    note = f"Saved: Claude reads and changes and ends on {SHOWN}."
+    expect(plain.get_by_text(note)).to_be_visible()
+    plain.get_by_role("link", name="Audit log", exact=True).click()
+    for action in ("key.widened", "key.expiry_changed"):
+        expect(plain.locator(f"tr[data-action='{action}']")).to_be_visible()

@@ -65,11 +65,10 @@ def test_a_key_is_made_used_watched_and_revoked(page: Page, server: Server) -> N
     expect(dialog).to_have_count(0)
     assert page.evaluate("window.unharmed") == "by a reload"
 
-    assert call(server, key, "/me") == 401
-    assert call(server, key, "/me") == 401
+    assert call(server, key, "/me") == 401  # further tries within the minute are written later
 
     page.goto("/admin/api_keys?status=revoked")
-    expect(page.locator("#main")).to_contain_text("Refused 2 times since")
+    expect(page.locator("#main")).to_contain_text("Refused once since")
     page.get_by_role("link", name="Audit log").click()
     page.get_by_label("Key").select_option(label="Claude on Maya’s laptop (ended)")
     refused = page.locator("tr[data-action='key.refused'][data-outcome='denied']")

@@ -18,8 +18,9 @@ from sqlalchemy import func, select, update
 
 from convene_keys import passwords, team
 from convene_keys.access import Access, declared
-from convene_keys.audit import Actor, Origin
-from convene_keys.extensions import db
+from convene_keys.audit import Actor, Origin, Target, record
+from convene_keys.events import Action
+from convene_keys.extensions import db, transaction
 from convene_keys.models import (
     ApiKey,
     AuditEvent,
@@ -28,6 +29,7 @@ from convene_keys.models import (
     Member,
     Organization,
     Role,
+    SignInLink,
     SignInSession,
     VendorApplication,
 )
@@ -63,8 +65,11 @@ POSTS = {
     "keys.rename": Post({"name": "Till"}, NAME),
     "keys.revoke": Post(unasked=LOWERS_RISK),
     "keys.rotate": Post({"grace": "24"}),
+    "keys.edit": Post({"scope": "read_write", "expires_on": ""}, thing={"scope": "read"}),
     "leak.report": Post(unasked=LOWERS_RISK),
     "leak.replace": Post(thing=LEAKED),
+    "leak.undo_all": Post(unasked=DAILY),
+    "leak.undo_change": Post(unasked=DAILY),
     "checkup.remedy": Post({"key": "<id>"}, LOWERS_RISK),
     "data.approve_booking": Post(unasked=DAILY),
     "data.decline_booking": Post(unasked=DAILY),
@@ -77,9 +82,11 @@ POSTS = {
     "team.disable": Post(),
     "team.enable": Post(thing={"disabled_at": GONE}),
     "team.make_link": Post(),
+    "team.withdraw_link": Post(unasked=LOWERS_RISK),
     "settings.change_organization": Post({"name": "Harbour", "status": "draft"}),
     "settings.change_billing": Post({"billing_email": "money@example.org"}),
     "settings.change_name": Post({"name": "Noor H."}, NAME),
+    "settings.choose_mail": Post(unasked="a digest opens nothing"),
     "settings.change_password": Post({"new_password": "violet anchor meadow biscuit"}),
     "settings.end_other_sessions": Post(),
 }
@@ -129,18 +136,45 @@ def _address(app: Flask, endpoint: str, of: Organization) -> tuple[str, dict[str
         key, _ = make.api_key(of, f"Key {number}", **post.thing)
         arguments = {"key_id": key.id} if "key_id" in rule.arguments else {"kind": "endless"}
         form = {name: value.replace("<id>", str(key.id)) for name, value in form.items()}
+        if "undo" in endpoint:
+            _booking(of, number)
+            made = _approved(key, number)
+            arguments |= {"event_id": made} if "event_id" in rule.arguments else {}
     elif "member_id" in rule.arguments:
         arguments = {"member_id": make.member(of, name=f"Member {number}", **post.thing).id}
     elif "number" in rule.arguments:
         arguments = {"number": number}
-        row: Any = VendorApplication(market_id=1, vendor_id=1)
         if "booking" in endpoint:
-            row = Booking(market_date_id=1, vendor_id=1, amount=4500, **post.thing)
-        row.organization_id, row.id = of.id, number
-        db.session.add(row)
-        db.session.commit()
+            _booking(of, number, **post.thing)
+        else:
+            db.session.add(
+                VendorApplication(organization_id=of.id, id=number, market_id=1, vendor_id=1)
+            )
+            db.session.commit()
+    elif "link_id" in rule.arguments:
+        member = make.member(of, name=f"Member {number}")
+        team.invitation(Actor.system(of.id), member.id)
+        link = select(SignInLink.id).where(SignInLink.member_id == member.id)
+        arguments = {"link_id": db.session.scalar(link)}
     with app.test_request_context():
         return url_for(endpoint, **arguments), form
+
+
+def _booking(of: Organization, number: int, **values: Any) -> None:
+    row = Booking(organization_id=of.id, id=number, market_date_id=1, vendor_id=1, amount=4500)
+    for name, value in values.items():
+        setattr(row, name, value)
+    db.session.add(row)
+    db.session.commit()
+
+
+def _approved(key: ApiKey, number: int) -> int:
+    """The event of a key that approved a booking."""
+    target = Target("booking", number, f"booking {number}")
+    detail = {"changed": True, "replaced": {"status": "pending"}}
+    with transaction() as session:
+        actor = Actor.of_key(key, Origin())
+        return record(session, actor, Action.BOOKING_APPROVED, target, detail=detail)
 
 
 def _set(statement: Any) -> None:
