@@ -15,7 +15,7 @@ from convene_keys.audit import Actor, Origin, record
 from convene_keys.audit import network as network_of
 from convene_keys.errors import FieldError, Forbidden, Invalid, NotFound, TooMany
 from convene_keys.events import Action, ActorKind, Outcome
-from convene_keys.extensions import serialize, transaction
+from convene_keys.extensions import db, serialize, transaction
 from convene_keys.models import (
     MAKER,
     Member,
@@ -44,9 +44,12 @@ def sign_in(email: str, password: str, origin: Origin, peppers: Sequence[str]) -
     member, and `TooMany` after too many tries.
     """
     email_folded = fold(email.replace("\0", "").strip())  # PostgreSQL keeps no null bytes
+    _, known = _of_email(db.session(), email_folded, origin.network)
+    if not known:  # asked before anything is locked or written, since a flood comes this far
+        of_network = SignInAttempt.network == origin.network
+        _check_tries(db.session(), TRIES_PER_NETWORK, of_network)
     with transaction() as session:
-        member = session.scalar(select(Member).where(Member.email_folded == email_folded))
-        known = member is not None and _knows(session, member.id, origin.network)
+        member, known = _of_email(session, email_folded, origin.network)
         _count(session, _digest(email_folded), origin.network, known=known)
         stored = member.password_hash if member else None
     fitting = passwords.fits(password, stored, peppers)
@@ -307,6 +310,12 @@ def _count(session: Session, email_digest: bytes, network: str, *, known: bool) 
     session.add(SignInAttempt(at=now, email_digest=email_digest, network=network))
 
 
+def _of_email(session: Session, email_folded: str, network: str) -> tuple[Member | None, bool]:
+    """Who signs in with an email, and whether they did from this network lately."""
+    member = session.scalar(select(Member).where(Member.email_folded == email_folded))
+    return member, member is not None and _knows(session, member.id, network)
+
+
 def _knows(session: Session, member_id: int, network: str) -> bool:
     """Whether the member signed in from this network lately."""
     addresses = select(SignInSession.ip).where(
@@ -320,7 +329,9 @@ def _knows(session: Session, member_id: int, network: str) -> bool:
 def _check_tries(session: Session, most: int, *which: ColumnElement[bool]) -> None:
     """Raises `TooMany` when `most` tries of these were made in the last 15 minutes."""
     tries, first = session.execute(
-        select(func.count(), func.min(SignInAttempt.at)).where(*which)
+        select(func.count(), func.min(SignInAttempt.at)).where(
+            SignInAttempt.at > clock.now() - WINDOW, *which
+        )
     ).one()
     if tries >= most:
         wait = math.ceil((first + WINDOW - clock.now()).total_seconds())
