@@ -198,7 +198,7 @@ def _form() -> str:
     """All that a form holds, read within its limits; nothing where the body is none.
 
     No page sends its form in parts, as those with files are: such a one is looked at and refused.
-    What comes with a key is refused later, where it is recorded.
+    Where none is read, what comes with a key is refused later, and recorded.
     """
     if len(request.environ["CONTENT_TYPE"]) > CONTENT_TYPE_MAX:  # of no body that anybody takes
         request.environ["CONTENT_TYPE"] = ""
@@ -211,7 +211,8 @@ def _form() -> str:
     body = request.get_data()
     if in_parts:
         text = body.decode("latin-1")
-        if presented_key() is None and not tokens.PATTERN.search(text):
+        level = declared(current_app, request.endpoint) if request.endpoint else Access.OPEN
+        if level not in (Access.OPEN, Access.KEY) and not tokens.PATTERN.search(text):
             abort(415)
         return text
     if _is_crowded(body, FORM_FIELDS_MAX, FORM_ESCAPES_MAX):

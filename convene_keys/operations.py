@@ -64,9 +64,9 @@ ROOT = "/api/v1/admin"
 # could talk an assistant into it.
 BURN = "/me/revoke"
 VERIFY = "/auth/verify"  # where a proxy asks about a key
-# Whatever a key asks for below these is refused and recorded.
 PATH_MAX = 256  # characters of what is no operation that are looked at: those have fewer
 ERRORS_MAX = 50
+# Whatever a key asks for below these is refused and recorded.
 OFF_LIMITS = ("account", "password", "billing", "stripe", "members", "api_keys")
 # With what a key that may only read passes a proxy: RFC 9110 §9.2.1, but for TRACE.
 READING = ("GET", "HEAD", "OPTIONS")

@@ -293,10 +293,11 @@ def test_redirects_of_routing_stay_redirects(app: Flask, organization: Organizat
         assert answer.headers["Location"].endswith("/api/v1/admin/me")
 
 
-def test_form_with_a_file_is_not_taken(app: Flask) -> None:
+@pytest.mark.parametrize("headers", [{}, {"X-API-Key": "none"}])
+def test_form_with_a_file_is_not_taken(app: Flask, headers: dict[str, str]) -> None:
     body = b'--b\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\nx\r\n--b--\r\n'
     answer = new_browser(app).post(
-        "/login", data=body, content_type="multipart/form-data; boundary=b"
+        "/login", data=body, content_type="multipart/form-data; boundary=b", headers=headers
     )
     assert answer.status_code == 415
 
