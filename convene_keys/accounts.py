@@ -44,10 +44,12 @@ def sign_in(email: str, password: str, origin: Origin, peppers: Sequence[str]) -
     member, and `TooMany` after too many tries.
     """
     email_folded = fold(email.replace("\0", "").strip())  # PostgreSQL keeps no null bytes
-    _, known = _of_email(db.session(), email_folded, origin.network)
-    if not known:  # asked before anything is locked or written, since a flood comes this far
+    try:  # before anything is locked or written, since a flood comes this far
         of_network = SignInAttempt.network == origin.network
         _check_tries(db.session(), TRIES_PER_NETWORK, of_network)
+    except TooMany:
+        if not _of_email(db.session(), email_folded, origin.network)[1]:
+            raise
     with transaction() as session:
         member, known = _of_email(session, email_folded, origin.network)
         _count(session, _digest(email_folded), origin.network, known=known)

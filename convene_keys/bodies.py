@@ -12,6 +12,7 @@ from convene_keys.errors import Malformed, TooLarge, UnsupportedMediaType
 from convene_keys.operations import VERIFY
 
 PARTS_MAX = 3_000  # a note of 2,000 commas is one value, and still goes through
+MEMBERS_MAX = 500  # of one object: each that nobody knows is named in the answer
 DROPPED_MAX = 8 * 1024 * 1024
 
 
@@ -41,7 +42,7 @@ def json_body(most: int, empty: Any = None) -> Any:
     """The value in the body, of `most` bytes; `empty` when there is none.
 
     Raises `TooLarge`, `UnsupportedMediaType`, or `Malformed` for what is not well-formed JSON
-    (RFC 8259), names a member of an object twice or holds more values than anybody needs.
+    (RFC 8259), names a member of an object twice or holds more than anybody needs.
     """
     raw = raw_json(most)
     if not raw:
@@ -74,6 +75,8 @@ def raw_json(most: int) -> bytes:
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
+    if len(pairs) > MEMBERS_MAX:
+        raise ValueError("more members than anything here has")
     if len(members) < len(pairs):
         raise ValueError("a member is there twice")  # which one counts is anybody's guess
     return members

@@ -186,15 +186,18 @@ def _invited() -> Member:
 
 
 def _sign_in_page(form: SignInForm, status: int = 200) -> Response:
-    configured, token = settings(), session.get("_user_id")
-    why = token and accounts.why_ended(
-        db.session(), token, idle=configured.session_idle, most=configured.session_max
-    )
+    first_run, why = False, None
+    if status != 429:  # which reads nothing more: guessers get many of them
+        configured, token = settings(), session.get("_user_id")
+        first_run = team.is_empty(db.session())
+        why = token and accounts.why_ended(
+            db.session(), token, idle=configured.session_idle, most=configured.session_max
+        )
     return page(
         "auth/login.html",
         status=status,
         form=form,
-        first_run=team.is_empty(db.session()),
+        first_run=first_run,
         why=why,
         lost="lost" in request.args,
     )
