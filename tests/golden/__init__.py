@@ -1,0 +1,1 @@
+"""What has to stay byte for byte, written down: `python -m tests.golden` writes it anew."""
