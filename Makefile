@@ -1,6 +1,6 @@
 # Convene Keys: `make` or `make help` lists what there is to do.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test soak deploytest lint conformance bench lighthouse screenshots reference
+.PHONY: help install run demo test test-quick soak deploytest lint conformance bench lighthouse screenshots reference
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
@@ -26,7 +26,7 @@ INSTALL_TEST_PACKAGES := sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
 	$$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y $(TEST_PACKAGES)
 
 help: ## List what make can do here
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/runtime ## Only set up what running it needs, in .venv
 
@@ -47,6 +47,9 @@ test: .venv/tests ## Set up what the tests need, then run every test
 	@{ $(HAS_TEST_PACKAGES) || { $(INSTALL_TEST_PACKAGES) && $(HAS_TEST_PACKAGES); }; } >/dev/null 2>&1 || { \
 	echo "The tests need Chromium, Redis, nginx, Caddy and Node 18 or newer. Please install them: apt-get install -y $(TEST_PACKAGES)" >&2; exit 1; }
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
+
+test-quick: .venv/tests ## What tells most while you write: SQLite alone, no browser and no server
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not soak and not browser and not slow" -k "not postgresql"
 
 soak: .venv/tests ## Run the long forms of the tests, and print what they measured
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m soak --durations=0 -rfEP

@@ -7,6 +7,8 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -19,11 +21,11 @@ from flask_migrate import upgrade
 from jinja2 import FileSystemBytecodeCache
 from werkzeug.routing import Rule
 
-from convene_keys import clock, create_app, passwords
+from convene_keys import clock, create_app, limits, passwords
 from convene_keys.extensions import db
 from convene_keys.models import ApiKey, Member, Organization
 from tests import factories as make
-from tests.databases import Postgres, environ
+from tests.databases import EmptiedPostgres, EmptiedSQLite, Postgres, environ, hasten
 
 passwords.COST = 4  # bcrypt at full cost takes 240 ms; its own test restores it
 # Each test has an application of its own, and compiling a page takes longer than the test.
@@ -50,6 +52,15 @@ class CompiledOnce(Rule):
 
 
 Flask.url_rule_class = CompiledOnce
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave what `pages` marks to SQLite in each run, and to both databases in `make soak`."""
+    for item in items:
+        given = getattr(item, "callspec", None)
+        if given and item.get_closest_marker("pages") and "postgresql" in given.params.values():
+            item.add_marker(pytest.mark.soak)
 
 
 @pytest.fixture(scope="session")
@@ -80,31 +91,119 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A database of the test's own."""
     shutil.copy(sqlite_template, tmp_path / "test.db")
     return f"sqlite:///{tmp_path}/test.db"
 
 
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """A database of the test's own."""
+    name = postgres.create()
+    yield postgres.url(name)
+    postgres.drop(name)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """An empty, migrated database; every test that needs one runs on both kinds."""
-    if request.param == "sqlite":
-        yield request.getfixturevalue("sqlite_url")
-    else:
-        server: Postgres = request.getfixturevalue("postgres")
-        name = server.create()
-        yield server.url(name)
-        server.drop(name)
+def own_database_url(request: pytest.FixtureRequest) -> str:
+    """An empty, migrated database of the test's own, to break or to bring to another state."""
+    url: str = request.getfixturevalue(request.param.replace("postgresql", "postgres") + "_url")
+    return url
+
+
+# What tests change of an application without putting something else in its place.
+CHANGED_IN_PLACE = ("config", "before_request_funcs", "after_request_funcs")
+
+
+class Shared:
+    """A database that one test after the other gets, emptied, and an application that is open on it.
+
+    Making both takes longer than most tests.
+    """
+
+    def __init__(self, database: EmptiedSQLite | EmptiedPostgres) -> None:
+        self.database = database
+        self._app: Flask | None = None
+
+    def close(self) -> None:
+        if self._app is not None:
+            with self._app.app_context():
+                db.engine.dispose()
+        self.database.close()
+
+    @contextmanager
+    def app(self) -> Iterator[Flask]:
+        """The application, which afterwards is as it was."""
+        if self._app is None:
+            self._app = create_app(environ(self.database.url))
+            self._app.testing = True
+            self._app.config["PROPAGATE_EXCEPTIONS"] = False
+            with self._app.app_context():
+                hasten(db.engine)
+        app, attributes = self._app, dict(vars(self._app))
+        contents = {name: deepcopy(attributes[name]) for name in CHANGED_IN_PLACE}
+        try:
+            yield app
+        finally:
+            vars(app).clear()
+            vars(app).update(attributes)
+            for name, content in contents.items():
+                attributes[name].clear()
+                attributes[name].update(content)
+            limits.init_app(app, app.config["SETTINGS"])
+
+
+@pytest.fixture(scope="session")
+def shared_sqlite(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shared]:
+    file = tmp_path_factory.mktemp("shared") / "test.db"
+    with closing(Shared(EmptiedSQLite(file, sqlite_template))) as shared:
+        yield shared
+
+
+@pytest.fixture(scope="session")
+def shared_postgres(postgres: Postgres) -> Iterator[Shared]:
+    with closing(Shared(EmptiedPostgres(postgres))) as shared:
+        yield shared
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def shared(request: pytest.FixtureRequest) -> Shared:
+    """Of either kind, and empty: every test that needs a database runs on both."""
+    kind = request.param.replace("postgresql", "postgres")
+    shared: Shared = request.getfixturevalue(f"shared_{kind}")
+    shared.database.empty()
+    return shared
 
 
 @pytest.fixture
-def app(database_url: str) -> Iterator[Flask]:
-    app = create_app(environ(database_url))
+def database_url(shared: Shared) -> str:
+    """An empty, migrated database; not for what changes more of it than rows."""
+    return shared.database.url
+
+
+@pytest.fixture
+def app(shared: Shared) -> Iterator[Flask]:
+    with shared.app() as app, app.app_context():
+        yield app
+        db.session.remove()
+        kept = db.engine.pool.checkedout()
+        if kept:
+            db.engine.dispose()  # the next test begins with a pool of its own
+        assert kept == 0, "a request kept its connection"
+
+
+@pytest.fixture
+def own_app(own_database_url: str) -> Iterator[Flask]:
+    """An application and a database of the test's own, for what can't be taken back: a route, a table."""
+    app = create_app(environ(own_database_url))
     app.testing = True
     app.config["PROPAGATE_EXCEPTIONS"] = False
     with app.app_context():
+        hasten(db.engine)
         yield app
         db.session.remove()
-        assert db.engine.pool.checkedout() == 0, "a request kept its connection"
         db.engine.dispose()
 
 

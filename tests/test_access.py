@@ -261,10 +261,10 @@ def test_numbers_beyond_every_database_are_not_found(
 # The guard itself ----------------------------------------------------------------------------
 
 
-def test_view_without_a_declaration_is_nobodys(app: Flask, organization: Organization) -> None:
-    app.add_url_rule("/silent", "silent", lambda: "seen")
-    admin = make.member(organization)
-    browser = new_browser(app)
+def test_view_without_a_declaration_is_nobodys(own_app: Flask) -> None:
+    own_app.add_url_rule("/silent", "silent", lambda: "seen")
+    admin = make.member(make.organization())
+    browser = new_browser(own_app)
     assert _to_sign_in(browser.get("/silent"))
     browser.sign_in(admin)
     assert browser.get("/silent").status_code == 403

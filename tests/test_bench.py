@@ -17,6 +17,16 @@ from convene_keys.extensions import db
 from tests import factories as make
 
 
+@pytest.fixture
+def database_url(own_database_url: str) -> str:
+    return own_database_url
+
+
+@pytest.fixture
+def app(own_app: Flask) -> Flask:
+    return own_app
+
+
 def test_filled_database_is_one_the_product_reads_and_guards(app: Flask, database_url: str) -> None:
     organization = make.organization()
     make.api_key(organization, creator=make.member(organization))

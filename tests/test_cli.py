@@ -27,6 +27,8 @@ from tests import factories as make
 from tests.conftest import Clock
 from tests.databases import PEPPER, environ
 
+pytestmark = pytest.mark.pages
+
 PASSWORD = "seven lemons under the pier"
 ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., Result]

@@ -7,8 +7,10 @@ from convene_keys import create_app
 from convene_keys.access import Access, access
 from convene_keys.headers import CLOSED
 from tests import factories as make
-from tests.conftest import Browser
+from tests.conftest import Browser, new_browser
 from tests.databases import environ
+
+pytestmark = pytest.mark.pages
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; "
@@ -77,9 +79,9 @@ def test_every_answer_carries_the_headers(app: Flask, client: Browser, role: str
     assert seen > 100
 
 
-def test_what_breaks_or_is_away_carries_them_too(app: Flask, client: Browser) -> None:
-    app.add_url_rule("/broken", "broken", access(Access.PUBLIC)(lambda: 1 / 0))
-    answer = client.get("/broken")
+def test_what_breaks_or_is_away_carries_them_too(own_app: Flask) -> None:
+    own_app.add_url_rule("/broken", "broken", access(Access.PUBLIC)(lambda: 1 / 0))
+    answer = new_browser(own_app).get("/broken")
     assert answer.status_code == 500
     check(answer, "500")
     assert answer.headers["Cache-Control"] == "no-store"

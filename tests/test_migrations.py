@@ -34,6 +34,12 @@ PAST = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
+def app(own_app: Flask) -> Flask:
+    """On a database whose schema may change."""
+    return own_app
+
+
+@pytest.fixture
 def event(app: Flask) -> AuditEvent:
     organization = make.organization()
     event = db.session.get_one(

@@ -234,6 +234,7 @@ def memory(url: str, *args: str) -> int:
     return int(done.stdout.split()[-1]) * 1024
 
 
+@pytest.mark.soak
 def test_memory_does_not_grow_with_the_log(sqlite_url: str, target: str) -> None:
     with opened(sqlite_url):
         of = make.organization()

@@ -30,6 +30,8 @@ from tests.conftest import Clock
 from tests.databases import PEPPER, environ
 from tests.mailbox import SENDER
 
+pytestmark = pytest.mark.pages
+
 SITE = "https://keys.example.org"
 MAIL_ON = {"MAIL_URL": "smtp://127.0.0.1:1", "MAIL_FROM": SENDER, "BASE_URL": SITE}
 PASSWORD = "plum kettle orbit sandal"

@@ -4,11 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from flask import Flask
 
 from convene_keys import errors, reference
 from convene_keys.operations import OPERATIONS
 from tests.reference import FILE, answers
+
+pytestmark = pytest.mark.pages
 
 # Codes that only pages have: no program meets them.
 OF_PAGES = {"stale_form", "invalid_date", "too_many"}

@@ -2,9 +2,10 @@
 
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import product
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
@@ -321,8 +322,30 @@ def test_signing_in_stands_in_the_middle_of_a_tall_screen(place: Place, chromium
     page.close()
 
 
+EACH_RUN = {("light", 1280), ("dark", 390), ("light", 320)}
+combinations = EACH_RUN
+
+
+@pytest.fixture(
+    autouse=True,
+    params=[
+        pytest.param(EACH_RUN, id="three"),
+        pytest.param(set(product(RULES, WIDTHS)), id="six", marks=pytest.mark.soak),
+    ],
+)
+def in_combinations(request: pytest.FixtureRequest) -> Iterator[None]:
+    """axe takes most of the time: three on each run, all six in `make soak`."""
+    global combinations
+    combinations = request.param
+    yield
+    combinations = EACH_RUN
+
+
 def look(page: Page, part: str = "html") -> list[str]:
-    """What is wrong with the page as it is now, in each theme and width."""
+    """What is wrong with the page as it is now, in each theme and width.
+
+    Its size and its type in all six; what axe finds in those of `combinations`.
+    """
     page.evaluate(AXE_SCRIPT)
     faults = []
     for theme, rules in RULES.items():
@@ -335,6 +358,8 @@ def look(page: Page, part: str = "html") -> list[str]:
                 faults.append(f"{theme} {width}: {over} px beyond the window")
             if (smallest := page.evaluate(SMALLEST)) < 11:
                 faults.append(f"{theme} {width}: type of {smallest} px")
+            if (theme, width) not in combinations:
+                continue
             for found in page.evaluate("of => axe.run(...of)", [part, options])["violations"]:
                 for node in found["nodes"]:
                     faults.append(f"{theme} {width}: {found['id']}: {node['html'][:200]}")

@@ -19,6 +19,8 @@ from tests import factories as make
 from tests.conftest import Browser, Clock, challenge, new_browser
 from tests.databases import environ
 
+pytestmark = pytest.mark.pages
+
 META = {
     mcp_types.PROTOCOL_VERSION_META_KEY: "2026-07-28",
     mcp_types.CLIENT_CAPABILITIES_META_KEY: {},

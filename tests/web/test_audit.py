@@ -18,6 +18,8 @@ from convene_keys.web import audit as audit_pages
 from tests import factories as make
 from tests.conftest import Browser, Clock
 
+pytestmark = pytest.mark.pages
+
 HTMX = {"HX-Request": "true"}
 
 

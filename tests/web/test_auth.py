@@ -16,6 +16,8 @@ from tests import factories as make
 from tests.conftest import Clock, new_browser
 from tests.databases import PEPPER, SECRET_KEY, environ
 
+pytestmark = pytest.mark.pages
+
 PASSWORD = "plum kettle orbit sandal"
 NEW_PASSWORD = "violet anchor meadow biscuit"
 SETUP = f"/setup?code={team.setup_code(SECRET_KEY, PEPPER)}"

@@ -12,6 +12,8 @@ from convene_keys.models import ApiKey, AuditEvent, Member
 from tests import factories as make
 from tests.conftest import Browser, Clock
 
+pytestmark = pytest.mark.pages
+
 HTMX = {"HX-Request": "true"}
 DAY = timedelta(days=1)
 

@@ -21,6 +21,8 @@ from convene_keys.models import (
 from tests import factories as make
 from tests.conftest import Browser, Clock
 
+pytestmark = pytest.mark.pages
+
 HTMX = {"HX-Request": "true"}
 AREAS = pytest.mark.parametrize("noun", ["booking", "application"])
 

@@ -24,6 +24,8 @@ from tests.databases import environ
 from tests.reference import NOON, request_of
 from tests.servers import Server
 
+pytestmark = pytest.mark.pages
+
 PAGE = "/docs/api"
 
 

@@ -13,6 +13,8 @@ from tests import factories as make
 from tests.conftest import Browser, Clock
 from tests.databases import PEPPER
 
+pytestmark = pytest.mark.pages
+
 HTMX = {"HX-Request": "true"}
 PASSWORD = "correct horse battery staple"
 ENDS = datetime(2027, 2, 10, 22, 59, 59, tzinfo=UTC)  # the end of the day in Stockholm

@@ -11,7 +11,9 @@ from convene_keys import errors
 from convene_keys.access import Access, access
 from convene_keys.errors import Problem
 from tests import factories as make
-from tests.conftest import Browser
+from tests.conftest import Browser, new_browser
+
+pytestmark = pytest.mark.pages
 
 HTMX = {"HX-Request": "true"}
 OURS = {
@@ -30,7 +32,7 @@ THEIRS = (400, 401, 403, 404, 405, 411, 413, 415, 429)
 
 
 @pytest.fixture
-def failing(app: Flask, client: Browser) -> Browser:
+def failing(own_app: Flask) -> Browser:
     """A browser of an app with a path for each error, raised by the product and by Flask."""
 
     @access(Access.PUBLIC)
@@ -41,10 +43,12 @@ def failing(app: Flask, client: Browser) -> Browser:
     def theirs(status: int) -> None:
         abort(status)
 
+    app = own_app
+    app.config["WTF_CSRF_ENABLED"] = False
     app.add_url_rule("/ours/<int:status>", "ours", ours, methods=["GET", "POST"])
     app.add_url_rule("/theirs/<int:status>", "theirs", theirs, methods=["GET", "POST"])
     app.add_url_rule("/broken", "broken", access(Access.PUBLIC)(lambda: 1 / 0))
-    return client
+    return new_browser(app)
 
 
 def next_step(text: str) -> tuple[str, str]:

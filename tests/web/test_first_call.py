@@ -9,6 +9,8 @@ from convene_keys.models import ApiKey
 from tests import factories as make
 from tests.conftest import Browser, Clock
 
+pytestmark = pytest.mark.pages
+
 HTMX = {"HX-Request": "true"}
 POLLS = 'hx-trigger="every 2s"'
 

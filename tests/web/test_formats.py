@@ -13,6 +13,8 @@ from convene_keys.web.formats import html_time
 from tests import factories as make
 from tests.conftest import Browser, Clock
 
+pytestmark = pytest.mark.pages
+
 LISTS = (
     "/admin/api_keys",
     "/admin/api_keys/{key}",

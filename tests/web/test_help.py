@@ -7,6 +7,8 @@ import pytest
 from tests import factories as make
 from tests.conftest import Browser
 
+pytestmark = pytest.mark.pages
+
 
 def test_help_is_read_without_signing_in(client: Browser) -> None:
     answer = client.get("/help/keys")

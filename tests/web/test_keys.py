@@ -13,6 +13,8 @@ from convene_keys.models import ApiKey, AuditEvent
 from tests import factories as make
 from tests.conftest import Browser, Clock
 
+pytestmark = pytest.mark.pages
+
 HTMX = {"HX-Request": "true"}
 
 

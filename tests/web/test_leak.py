@@ -12,6 +12,8 @@ from convene_keys.models import ApiKey, AuditEvent
 from tests import factories as make
 from tests.conftest import Browser, Clock
 
+pytestmark = pytest.mark.pages
+
 HOME, STRANGER = Origin("192.0.2.7", "Claude/1"), Origin("203.0.113.66", "curl/8", "r6")
 
 

@@ -12,6 +12,8 @@ from tests import factories as make
 from tests.conftest import Browser, Clock, new_browser
 from tests.databases import PEPPER, environ
 
+pytestmark = pytest.mark.pages
+
 PASSWORD = "plum kettle orbit sandal"
 NEW_PASSWORD = "violet anchor meadow biscuit"
 ORGANIZATION = {

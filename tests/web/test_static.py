@@ -11,6 +11,8 @@ from tests import factories as make
 from tests.conftest import Browser
 from tests.servers import ROOT
 
+pytestmark = pytest.mark.pages
+
 FILES = {path.relative_to(ROOT / "static") for path in (ROOT / "static").rglob("*.*")}
 TEXT = sorted(str(path) for path in FILES if path.suffix in (".css", ".js", ".svg"))
 

@@ -1,6 +1,10 @@
 """The page of all components, for whoever works on the look."""
 
+import pytest
+
 from tests.conftest import Browser
+
+pytestmark = pytest.mark.pages
 
 
 def test_every_component_in_every_state_in_debug_mode_only(app, client: Browser):

@@ -11,6 +11,8 @@ from tests import factories as make
 from tests.conftest import Browser, Clock, new_browser
 from tests.databases import PEPPER
 
+pytestmark = pytest.mark.pages
+
 PASSWORD = "plum kettle orbit sandal"
 NEW = {"name": "Noor Haddad", "email": "noor@example.org", "role": "manager"}
 POSTS = ("", "/disable", "/enable", "/link")
