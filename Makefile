@@ -80,7 +80,7 @@ lighthouse: .venv/tests ## Print Lighthouse's scores of three pages; needs Node 
 screenshots: .venv/tests ## Take the pictures in docs/screenshots anew; needs Chromium
 	@$(BIN)/python -m docs.screenshots.make
 
-reference: .venv/tests ## Ask the API anew what convene_keys/reference.json shows
+reference: .venv/tests ## Ask the API anew what convene_keys/operations/reference.json shows
 	@$(BIN)/python -m tests.reference
 
 .venv-bench/ready: bench/requirements.txt

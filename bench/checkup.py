@@ -12,8 +12,9 @@ from sqlalchemy import create_engine, text
 from bench import fill
 from bench.report import Figure
 from bench.servers import create_database, install
-from convene_keys import checkup, create_app
-from convene_keys.extensions import db
+from convene_keys import create_app
+from convene_keys.checkup import findings
+from convene_keys.db.session import db
 
 KEYS, EVENTS, ROUNDS = 1_000, 1_000_000, 15
 # Every key is shared by two kinds of client.
@@ -46,7 +47,7 @@ def _measured(kind: str, database_url: str) -> Iterator[Figure]:
         for _ in range(ROUNDS + 1):
             db.session.remove()  # as each request begins
             start, worked = time.perf_counter(), time.process_time()
-            found = checkup.look(db.session(), 1)
+            found = findings.run(db.session(), 1)
             walls.append((time.perf_counter() - start) * 1_000)
             processor.append((time.process_time() - worked) * 1_000)
         assert found.keys > KEYS * 0.9, found.keys  # noqa: S101

@@ -1,8 +1,8 @@
 """Convene Keys: API keys for market organizers, and an audit log of everything they do."""
 
-import logging
 from collections.abc import Mapping
 from datetime import timedelta
+from logging import getLogger
 from pathlib import Path
 
 from flask import Flask, Request, request
@@ -12,24 +12,16 @@ from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from werkzeug.exceptions import BadHost, HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from convene_keys import (
-    access,
-    api,
-    bodies,
-    config,
-    errors,
-    headers,
-    limits,
-    mcp,
-    operations,
-    seals,
-    web,
-)
-from convene_keys.extensions import csrf, db, htmx, login, prepare_sqlite
+from convene_keys import api, config, errors, limits, mcp, web
+from convene_keys.audit import seals
+from convene_keys.db.session import db, prepare_sqlite
+from convene_keys.http import access, headers, request_body
+from convene_keys.http.extensions import csrf, htmx, login
+from convene_keys.operations import table
 
 ROOT = Path(__file__).resolve().parent.parent
 FORM_MAX = 64 * 1024
-log = logging.getLogger(__name__)
+log = getLogger(__name__)
 
 
 def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = True) -> Flask:
@@ -66,7 +58,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
 
-    bodies.init_app(app)
+    request_body.init_app(app)
     app.session_interface = _Sessions()
 
     db.init_app(app)
@@ -85,7 +77,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
     api.init_app(app)
     mcp.init_app(app)
     if settings.mail_server:
-        from convene_keys import smtp
+        from convene_keys.mail import smtp
 
         smtp.init_app(app, settings.mail_server, settings.mail_from)
     if commands:
@@ -108,9 +100,7 @@ class _Sessions(SecureCookieSessionInterface):
 def _for_machines(request: Request) -> bool:
     path = request.path
     return (
-        path.startswith("/api/")
-        or path in (operations.VERIFY, mcp.PATH)
-        or access.seeks_sign_in(path)
+        path.startswith("/api/") or path in (table.VERIFY, mcp.PATH) or access.seeks_sign_in(path)
     )
 
 

@@ -1,5 +1,6 @@
 """Environment -> settings. Strict: a bad value stops the start with one line that says why."""
 
+import hashlib
 import ipaddress
 import os
 import re
@@ -10,6 +11,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+
+
+def pepper_id(pepper: str) -> str:
+    """Eight hex digits that name a pepper without telling anything about it."""
+    return hashlib.sha256(b"convene-keys pepper id\0" + pepper.encode()).hexdigest()[:8]
+
 
 T = TypeVar("T")
 

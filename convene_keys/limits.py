@@ -1,9 +1,4 @@
-"""How often a key may call, and how often a network may come without a working one.
-
-Calls are counted in windows that begin on the clock's own minute (or second, hour, day): for all
-processes together in Redis when there is one, in each process for itself otherwise, and while
-Redis is away.
-"""
+"""The tally: a thread of each worker that writes down how often keys that have ended were tried."""
 
 import logging
 import math
@@ -17,9 +12,33 @@ from typing import Any
 
 from flask import Flask, current_app, g
 
-from convene_keys import clock, tokens
+from convene_keys import background, clock, config
 from convene_keys.config import Rate, Settings
+from convene_keys.db.session import transaction
 from convene_keys.errors import TooMany
+
+EVERY = 10.0
+
+
+def start(app: Flask, *, every: float = EVERY) -> Callable[[], None]:
+    """Write what is due, looking every so many seconds. What is returned writes the rest, and ends."""
+    failed = "tries of keys that have ended could not be counted"
+    stop = background.start(app, "tally", write, every=every, failed=failed)
+
+    def finish() -> None:
+        stop()
+        with app.app_context():
+            write(all_of_them=True)
+
+    return finish
+
+
+def write(*, all_of_them: bool = False) -> None:
+    """Write down the tries that this process has counted since the last time."""
+    for note, count in current().tries(all_of_them=all_of_them):
+        with transaction() as session:
+            note(session, count)
+
 
 # No key can be guessed, so this only keeps strangers from keeping the server busy.
 FAILURES = Rate(60, 60)
@@ -79,7 +98,7 @@ class Limits:
         self.shared: Shared | None = None
         if settings.redis_url is not None:
             # Installations may share a Redis. Of the peppers, the oldest stays when one is added.
-            prefix = f"convene:{tokens.pepper_id(settings.key_peppers[-1])}"
+            prefix = f"convene:{config.pepper_id(settings.key_peppers[-1])}"
             self.shared = Shared(settings.redis_url, prefix)
         self._calls = _Window("calls", settings.key_rate_limit, self.shared)
         self._failures = _Window("failures", FAILURES, self.shared, most=NETWORKS_MAX)

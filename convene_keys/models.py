@@ -30,8 +30,20 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from convene_keys import clock
-from convene_keys.events import ActorKind, Outcome
-from convene_keys.extensions import Base
+from convene_keys.db.session import Base
+
+
+class Outcome(StrEnum):
+    OK = "ok"
+    DENIED = "denied"
+    FAILED = "failed"
+
+
+class ActorKind(StrEnum):
+    KEY = "key"
+    MEMBER = "member"
+    SYSTEM = "system"
+
 
 EXPIRING_SOON = timedelta(days=14)
 

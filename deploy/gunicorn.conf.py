@@ -10,7 +10,9 @@ from typing import Any
 from gunicorn.glogging import Logger
 from gunicorn.workers import gthread
 
-from convene_keys import logs, postman, sealer, tally
+from convene_keys import limits, logging
+from convene_keys.audit import seals
+from convene_keys.mail import outbox
 
 wsgi_app = "wsgi:app"
 workers = 2
@@ -88,7 +90,7 @@ class AccessLog(Logger):
 accesslog = "-"
 logger_class = AccessLog
 access_log_format = '%(h)s %(t)s "%(m)s %(U)s %(H)s" %(s)s %(B)s %(M)sms "%(a)s"'
-logconfig_dict = logs.CONFIG
+logconfig_dict = logging.CONFIG
 
 # Whom to believe about addresses and https is up to TRUSTED_PROXIES alone.
 forwarded_allow_ips = ""
@@ -98,7 +100,7 @@ control_socket_disable = True
 
 
 def post_worker_init(worker: Any) -> None:
-    worker.stops = [room.start(worker.wsgi) for room in (sealer, postman, tally)]
+    worker.stops = [room.start(worker.wsgi) for room in (seals, outbox, limits)]
 
 
 def worker_exit(_server: object, worker: Any) -> None:

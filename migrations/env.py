@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from alembic import context
 from flask import current_app
 
-from convene_keys.extensions import Base, db
+from convene_keys.db.session import Base, db
 
 
 def run() -> None:

@@ -21,8 +21,9 @@ from flask_migrate import upgrade
 from jinja2 import FileSystemBytecodeCache
 from werkzeug.routing import Rule
 
-from convene_keys import clock, create_app, limits, passwords
-from convene_keys.extensions import db
+from convene_keys import clock, create_app, limits
+from convene_keys.accounts import passwords
+from convene_keys.db.session import db
 from convene_keys.models import ApiKey, Member, Organization
 from tests import factories as make
 from tests.databases import EmptiedPostgres, EmptiedSQLite, Postgres, environ, hasten

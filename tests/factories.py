@@ -6,10 +6,11 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from convene_keys import clock, operations, tokens
-from convene_keys.accounts import _digest
-from convene_keys.audit import Actor, Origin
-from convene_keys.extensions import db
+from convene_keys import clock, config
+from convene_keys.accounts.sessions import digest
+from convene_keys.audit.log import Actor, Origin
+from convene_keys.db.session import db
+from convene_keys.keys import tokens
 from convene_keys.models import (
     ApiKey,
     Booking,
@@ -22,8 +23,9 @@ from convene_keys.models import (
     Vendor,
     VendorApplication,
 )
-from convene_keys.names import fold
-from convene_keys.operations import BY_NAME
+from convene_keys.operations import runner
+from convene_keys.operations.table import BY_NAME
+from convene_keys.text import fold
 from tests.databases import PEPPER
 
 _numbers = itertools.count(1)
@@ -57,7 +59,7 @@ def api_key(of: Organization, name: str = "Claude on laptop", **values: Any) -> 
         name_folded=fold(name),
         digest=tokens.digest(token, PEPPER),
         hint=tokens.hint(token),
-        pepper_id=tokens.pepper_id(PEPPER),
+        pepper_id=config.pepper_id(PEPPER),
         created_by_id=creator.id if creator else None,
         **values,
     )
@@ -68,20 +70,20 @@ def call(secret: str, operation: str, origin: Origin | None = None, **values: An
     """What the key does by an operation, as through the API."""
     wanted = BY_NAME[operation]
     arguments = wanted.from_json(values)
-    operations.run(wanted, secret, lambda: arguments, origin or Origin(), [PEPPER])
+    runner.run(wanted, secret, lambda: arguments, origin or Origin(), [PEPPER])
 
 
 def decide(member: Member, operation: str, **values: Any) -> None:
     """The same by a member in the browser."""
     wanted = BY_NAME[operation]
     arguments = wanted.from_json(values)
-    operations.run_for_member(wanted, Actor.of_member(member, Origin()), lambda: arguments)
+    runner.run_for_member(wanted, Actor.of_member(member, Origin()), lambda: arguments)
 
 
 def session(of: Member) -> tuple[SignInSession, str]:
     """A signed-in browser's session and the token its cookie carries."""
     token = f"session {next(_numbers)}"
-    return _saved(SignInSession(member_id=of.id, digest=_digest(token))), token
+    return _saved(SignInSession(member_id=of.id, digest=digest(token))), token
 
 
 def market_data(of: Organization) -> None:

@@ -16,10 +16,13 @@ from unittest.mock import patch
 from flask import Flask
 from flask_migrate import upgrade
 
-from convene_keys import clock, create_app, reference, sample_data, tokens
-from convene_keys.audit import Actor
-from convene_keys.extensions import db
-from convene_keys.operations import BY_NAME, OPERATIONS, ROOT, Operation
+from convene_keys import clock, create_app
+from convene_keys.audit.log import Actor
+from convene_keys.db.session import db
+from convene_keys.keys import tokens
+from convene_keys.markets import sample
+from convene_keys.operations import reference
+from convene_keys.operations.table import BY_NAME, OPERATIONS, ROOT, Operation
 from tests import factories as make
 from tests.conftest import new_browser
 from tests.databases import environ
@@ -57,7 +60,7 @@ def answers(app: Flask) -> dict[str, Any]:
         organization = make.organization("Tidewater Markets")
         organization.slug = "tidewater-markets"
         db.session.commit()
-        sample_data.make(Actor.system(organization.id))
+        sample.make(Actor.system(organization.id))
         maya = make.member(organization)
         make.api_key(organization, "Claude on Maya’s laptop", creator=maya, token=TOKEN)
         _, reader = make.api_key(organization, "Website", creator=maya, scope="read")

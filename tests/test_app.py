@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from convene_keys import create_app
-from convene_keys.extensions import db
+from convene_keys.db.session import db
 from tests.databases import environ
 from tests.servers import ROOT
 

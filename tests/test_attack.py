@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 import pytest
 from flask import Flask
 
-from convene_keys.extensions import db
-from convene_keys.operations import ROOT
+from convene_keys.db.session import db
+from convene_keys.operations.table import ROOT
 from tests import factories as make
 from tests.conftest import wait_for
 from tests.servers import Server, Visitor

@@ -12,9 +12,10 @@ from flask import Flask
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from convene_keys import create_app, keys
-from convene_keys.audit import Actor, Origin
-from convene_keys.extensions import db
+from convene_keys import create_app
+from convene_keys.audit.log import Actor, Origin
+from convene_keys.db.session import db
+from convene_keys.keys import lifecycle
 from convene_keys.models import AuditEvent, Scope, Tool
 from tests import factories as make
 from tests.conftest import wait_for
@@ -30,7 +31,7 @@ def installation(app: Flask) -> str:
     of = make.organization()
     make.market_data(of)
     maya = make.member(of)
-    _, token = keys.create(
+    _, token = lifecycle.create(
         Actor.of_member(maya, Origin()),
         name="Claude on laptop",
         tool=Tool.CLAUDE,

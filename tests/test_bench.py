@@ -11,9 +11,11 @@ from sqlalchemy.exc import DBAPIError
 
 from bench import fill, lighthouse
 from bench.report import Figure, report
-from convene_keys import audit, keys, seals
-from convene_keys.audit import Filter
-from convene_keys.extensions import db
+from convene_keys.audit import export, seals
+from convene_keys.audit import queries as audit_queries
+from convene_keys.audit.queries import Filter
+from convene_keys.db.session import db
+from convene_keys.keys import queries as key_queries
 from tests import factories as make
 
 
@@ -39,12 +41,12 @@ def test_filled_database_is_one_the_product_reads_and_guards(app: Flask, databas
     fill.events(database_url, 400)
 
     session = db.session()
-    assert keys.list_keys(session, 1, status="all").total == 100
-    assert audit.count(session, 1, Filter()) == (400, False)
-    events, older = audit.page(session, 1, Filter(key=1), before=None, limit=60)
+    assert key_queries.list_keys(session, 1, status="all").total == 100
+    assert audit_queries.count(session, 1, Filter()) == (400, False)
+    events, older = audit_queries.page(session, 1, Filter(key=1), before=None, limit=60)
     assert len(events) == 60
     assert older is not None
-    assert {audit.as_dict(event)["key_name"] for event in events} == {"Stall 1"}
+    assert {export.as_dict(event)["key_name"] for event in events} == {"Stall 1"}
     assert events[0].detail == {"count": 10}
     assert [event.at for event in events] == sorted((e.at for e in events), reverse=True)
     with pytest.raises(DBAPIError, match="audit events can not be"):

@@ -17,7 +17,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import make_url, select, text
 
-from convene_keys.extensions import db
+from convene_keys.db.session import db
 from convene_keys.models import AuditEvent, Booking, BookingStatus
 from tests import factories as make
 from tests.conftest import wait_for

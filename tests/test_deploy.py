@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from convene_keys import tokens
+from convene_keys.keys import tokens
 
 ROOT = Path(__file__).resolve().parent.parent
 SCANNING = ROOT / "deploy/scanning"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from convene_keys import create_app
-from convene_keys.extensions import db
+from convene_keys.db.session import db
 from tests.conftest import wait_for
 from tests.databases import Postgres, environ
 from tests.servers import Load, Server

@@ -13,9 +13,11 @@ from flask import Flask
 from redis import Redis as StrictRedis
 from sqlalchemy import event, select, update
 
-from convene_keys import clock, create_app, keys, limits, tally, tokens
+from convene_keys import clock, config, create_app, limits
 from convene_keys.config import Rate
-from convene_keys.extensions import db, transaction
+from convene_keys.db.session import db, transaction
+from convene_keys.keys import queries as key_queries
+from convene_keys.keys import tokens
 from convene_keys.limits import FAILURES, Limits, Shared
 from convene_keys.models import ApiKey, AuditEvent, Booking, Organization
 from tests import factories as make
@@ -302,10 +304,10 @@ def test_key_that_no_longer_works_costs_one_write_a_minute_and_is_counted(
     writes = [each for each in statements if "SET refused_count" in each]
     assert len(writes) == 1
     assert _tries(key[0]) == (1, noon, [1]), "the first shows at once"
-    tally.write()
+    limits.write()
     assert _tries(key[0]) == (1, noon, [1])
     hands.advance(seconds=60)
-    tally.write()
+    limits.write()
     assert _tries(key[0]) == (5, noon, [1, 4])
     call(key[1])
     assert _tries(key[0]) == (5, noon, [1, 4])
@@ -313,7 +315,7 @@ def test_key_that_no_longer_works_costs_one_write_a_minute_and_is_counted(
     call(key[1])
     assert _tries(key[0]) == (7, hands.moment, [1, 4, 2])
     hands.advance(seconds=60)
-    tally.write()
+    limits.write()
     assert limits.current()._tries == {}
 
 
@@ -331,7 +333,7 @@ def test_tries_at_the_same_moment_are_written_once_and_all_counted(
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(refused, range(24))) == {401}
     assert _tries(key[0])[0] < 24
-    tally.write(all_of_them=True)
+    limits.write(all_of_them=True)
     assert _tries(key[0])[0] == 24
 
 
@@ -627,7 +629,7 @@ def test_what_is_kept_in_redis_ends_by_itself(two: list[Flask], secret: str, red
     kept = client.keys("*")
     assert len(kept) == 3
     for name in kept:
-        assert name.startswith(b"convene:" + tokens.pepper_id(PEPPER).encode())
+        assert name.startswith(b"convene:" + config.pepper_id(PEPPER).encode())
         assert secret.encode() not in name
         assert 0 < client.ttl(name) <= (86_400 if b"refused" in name else 60)
 
@@ -722,9 +724,9 @@ def test_sizes_are_limited_before_anything_is_read(sqlite_url: str, tmp_path: Pa
 
 def test_pages_have_a_fixed_length(client: Browser, organization: Organization) -> None:
     maya = make.member(organization)
-    for number in range(keys.PAGE_SIZE + 5):
+    for number in range(key_queries.PAGE_SIZE + 5):
         make.api_key(organization, f"Key {number}", creator=maya)
     client.sign_in(maya)
     for query in ("", "?limit=1000", "?page_size=1000"):
         text = client.get(f"/admin/api_keys{query}").text
-        assert text.count('<tr id="key-') == keys.PAGE_SIZE
+        assert text.count('<tr id="key-') == key_queries.PAGE_SIZE

@@ -14,10 +14,11 @@ from flask_migrate import downgrade, upgrade
 from sqlalchemy import CheckConstraint, inspect, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from convene_keys import create_app, names
-from convene_keys.audit import Actor, record
-from convene_keys.events import Action
-from convene_keys.extensions import Base, db
+from convene_keys import create_app
+from convene_keys import text as text_
+from convene_keys.audit.actions import Action
+from convene_keys.audit.log import Actor, record
+from convene_keys.db.session import Base, db
 from convene_keys.models import (
     ApiKey,
     AuditEvent,
@@ -226,7 +227,7 @@ def test_nothing_points_into_another_organization(app: Flask) -> None:
     _foreign(VendorApplication(**own, id=1, market_id=1, vendor_id=1))
     _foreign(Booking(**own, id=1, market_date_id=1, vendor_id=1, amount=1))
     contact = {"category": "Produce", "contact_name": "N", "email": "n@example.org"}
-    vendor = Vendor(**own, id=1, name="A", name_folded=names.fold("A"), **contact)
+    vendor = Vendor(**own, id=1, name="A", name_folded=text_.fold("A"), **contact)
     db.session.add(vendor)
     db.session.commit()
     _foreign(Booking(**own, id=1, market_date_id=1, vendor_id=1, amount=1))

@@ -9,36 +9,45 @@ from flask import Flask
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from convene_keys import audit, checkup, clock, keys, seals
-from convene_keys.audit import Actor, Filter, record
-from convene_keys.events import Action
-from convene_keys.extensions import db, transaction
+from convene_keys import clock
+from convene_keys.audit import export, seals, verification
+from convene_keys.audit import queries as audit_queries
+from convene_keys.audit.actions import Action
+from convene_keys.audit.log import Actor, record
+from convene_keys.audit.queries import Filter
+from convene_keys.checkup import findings
+from convene_keys.db.session import db, transaction
+from convene_keys.keys import queries as key_queries
 from tests import factories as make
 
 NOW = clock.now()
 DAYS = [(NOW - timedelta(days=1), NOW), (NOW, NOW + timedelta(days=1))]
 READS: dict[str, Callable[[Session, int, int], Any]] = {
-    "audit log": lambda s, of, last: audit.page(s, of, Filter(), before=None, limit=50),
-    "audit log, older": lambda s, of, last: audit.page(s, of, Filter(), before=last, limit=50),
-    "of a key": lambda s, of, last: audit.page(s, of, Filter(key=1), before=None, limit=50),
-    "of a key, older": lambda s, of, last: audit.page(s, of, Filter(key=1), before=last, limit=50),
-    "of an action": lambda s, of, last: audit.page(
+    "audit log": lambda s, of, last: audit_queries.page(s, of, Filter(), before=None, limit=50),
+    "audit log, older": lambda s, of, last: audit_queries.page(
+        s, of, Filter(), before=last, limit=50
+    ),
+    "of a key": lambda s, of, last: audit_queries.page(s, of, Filter(key=1), before=None, limit=50),
+    "of a key, older": lambda s, of, last: audit_queries.page(
+        s, of, Filter(key=1), before=last, limit=50
+    ),
+    "of an action": lambda s, of, last: audit_queries.page(
         s, of, Filter(action="key.created"), before=None, limit=50
     ),
-    "count": lambda s, of, last: audit.count(s, of, Filter()),
-    "count of a key": lambda s, of, last: audit.count(s, of, Filter(key=1)),
-    "days": lambda s, of, last: audit.count_spans(s, of, Filter(), DAYS, 9),
-    "days of a key": lambda s, of, last: audit.count_spans(s, of, Filter(key=1), DAYS, 9),
-    "days of many keys": lambda s, of, last: audit.count_key_spans(s, of, [1, 2], DAYS, 9),
-    "export": lambda s, of, last: list(audit.export(s, of, Filter(key=1))),
-    "seal": lambda s, of, last: seals.glance(s, of),
-    "keys": lambda s, of, last: keys.list_keys(s, of),
-    "keys by name": lambda s, of, last: keys.list_keys(s, of, sort="name", descending=False),
-    "first of a key": lambda s, of, last: audit.first(s, of, Filter(key=1)),
-    "newest key": lambda s, of, last: keys.newest(s, of),
-    "keys, all": lambda s, of, last: keys.list_keys(s, of, status="all"),
-    "keys that expire": lambda s, of, last: keys.expiring(s, of),
-    "check-up": lambda s, of, last: checkup.look(s, of),
+    "count": lambda s, of, last: audit_queries.count(s, of, Filter()),
+    "count of a key": lambda s, of, last: audit_queries.count(s, of, Filter(key=1)),
+    "days": lambda s, of, last: audit_queries.count_spans(s, of, Filter(), DAYS, 9),
+    "days of a key": lambda s, of, last: audit_queries.count_spans(s, of, Filter(key=1), DAYS, 9),
+    "days of many keys": lambda s, of, last: audit_queries.count_key_spans(s, of, [1, 2], DAYS, 9),
+    "export": lambda s, of, last: list(export.export(s, of, Filter(key=1))),
+    "seal": lambda s, of, last: verification.glance(s, of),
+    "keys": lambda s, of, last: key_queries.list_keys(s, of),
+    "keys by name": lambda s, of, last: key_queries.list_keys(s, of, sort="name", descending=False),
+    "first of a key": lambda s, of, last: audit_queries.first(s, of, Filter(key=1)),
+    "newest key": lambda s, of, last: key_queries.newest(s, of),
+    "keys, all": lambda s, of, last: key_queries.list_keys(s, of, status="all"),
+    "keys that expire": lambda s, of, last: key_queries.expiring(s, of),
+    "check-up": lambda s, of, last: findings.run(s, of),
 }
 
 

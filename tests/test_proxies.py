@@ -10,9 +10,10 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
-from convene_keys import create_app, keys
-from convene_keys.audit import Actor
-from convene_keys.extensions import db
+from convene_keys import create_app
+from convene_keys.audit.log import Actor
+from convene_keys.db.session import db
+from convene_keys.keys import lifecycle
 from convene_keys.models import ApiKey, AuditEvent, Organization
 from tests import factories as make
 from tests.conftest import challenge
@@ -186,7 +187,7 @@ def test_revoked_key_does_not_pass_once_more(
     for number in range(3):
         row, secret = make.api_key(organization, f"Key {number}")
         assert {proxy.ask("GET", "/", secret).status for _ in range(4)} == {200}
-        keys.revoke(actor, row.id)
+        lifecycle.revoke(actor, row.id)
         house.site.asked.clear()
         assert {proxy.ask("GET", "/", secret).status for _ in range(4)} == {401}
         assert house.site.asked == []

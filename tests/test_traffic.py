@@ -14,9 +14,9 @@ from typing import Self
 import pytest
 from flask import Flask
 
-from convene_keys.audit import Actor, Origin, record
-from convene_keys.events import Action
-from convene_keys.extensions import db, transaction
+from convene_keys.audit.actions import Action
+from convene_keys.audit.log import Actor, Origin, record
+from convene_keys.db.session import db, transaction
 from tests import factories as make
 from tests.conftest import new_browser, wait_for
 from tests.proxies import Front

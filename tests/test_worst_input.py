@@ -25,11 +25,12 @@ from sqlalchemy import delete, update
 from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.test import TestResponse
 
-from convene_keys import clock, create_app, passwords, team
-from convene_keys.access import Access, access, declared
-from convene_keys.extensions import db
+from convene_keys import clock, create_app
+from convene_keys.accounts import organizations, passwords
+from convene_keys.db.session import db
+from convene_keys.http.access import Access, access, declared
 from convene_keys.models import SignInAttempt, SignInSession
-from convene_keys.operations import OPERATIONS, ROOT, Operation
+from convene_keys.operations.table import OPERATIONS, ROOT, Operation
 from convene_keys.web.forms import Form
 from tests import factories as make
 from tests.conftest import Browser, new_browser
@@ -149,7 +150,7 @@ class Site:
     stranger: Browser = field(init=False)
     stopwatch: Stopwatch = field(init=False)
     headers: dict[str, str] = field(default_factory=dict)
-    code: str = team.setup_code(SECRET_KEY, PEPPER)
+    code: str = organizations.setup_code(SECRET_KEY, PEPPER)
     fresh: bool = False
     moved: bool = True  # whether the last answer may have ended the session
 

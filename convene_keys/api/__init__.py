@@ -5,7 +5,7 @@ from flask import Flask
 from convene_keys.api import forward_auth, leaks, openapi
 from convene_keys.api.problems import problem_document
 from convene_keys.api.routes import blueprint
-from convene_keys.extensions import csrf
+from convene_keys.http.extensions import csrf
 
 __all__ = ["init_app", "problem_document"]
 

@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 from flask import Blueprint, Response, request
 
-from convene_keys import operations
-from convene_keys.access import Access, access, origin, presented_key, settings
 from convene_keys.errors import Forbidden
+from convene_keys.http.access import Access, access, origin, presented_key, settings
+from convene_keys.operations import runner, table
 
 URI_MAX = 2_000
 # Caddy and Traefik send the first two; for nginx it is a habit to send the others.
@@ -20,12 +20,12 @@ _METHOD = re.compile(r"[A-Z][A-Z-]{0,15}")
 blueprint = Blueprint("forward_auth", __name__)
 
 
-@blueprint.get(operations.VERIFY, provide_automatic_options=False)
+@blueprint.get(table.VERIFY, provide_automatic_options=False)
 @access(Access.KEY)
 def verify() -> Response:
     """What the proxy hands on is in headers; a name can be in any script, so it is encoded."""
     token = presented_key() or ""
-    key = operations.verify(_asked, token, origin(), settings().key_peppers)
+    key = runner.verify(_asked, token, origin(), settings().key_peppers)
     headers = {
         "X-Convene-Organization": key.organization_slug,
         "X-Convene-Key-Id": str(key.id),

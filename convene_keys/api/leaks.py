@@ -5,13 +5,15 @@ import json
 
 from flask import Blueprint, Flask, Response, current_app, request
 
-from convene_keys import leaks, limits, operations
-from convene_keys.access import Access, access, origin, presented_key, settings
-from convene_keys.bodies import raw_json
+from convene_keys import limits
 from convene_keys.config import Settings
 from convene_keys.errors import Malformed
-from convene_keys.extensions import csrf
-from convene_keys.reporters import PublicKeys, is_signed
+from convene_keys.http.access import Access, access, origin, presented_key, settings
+from convene_keys.http.extensions import csrf
+from convene_keys.http.request_body import raw_json
+from convene_keys.leaks import reports as leaks_reports
+from convene_keys.leaks.signatures import PublicKeys, is_signed
+from convene_keys.operations import runner, table
 
 BODY_MAX = 8 * 1024 * 1024  # 10,000 findings of 800 bytes
 KEPT_IN = "leak_report_keys.json"
@@ -32,10 +34,10 @@ def init_app(app: Flask) -> None:
     csrf.exempt(reports)  # a report is signed
 
 
-@burning.post(operations.ROOT + operations.BURN, provide_automatic_options=False)
+@burning.post(table.ROOT + table.SELF_REVOKE, provide_automatic_options=False)
 @access(Access.KEY)
 def burn() -> Response:
-    operations.burn(presented_key() or "", origin(), settings().key_peppers)
+    runner.self_revoke(presented_key() or "", origin(), settings().key_peppers)
     return _json({"status": "revoked"})
 
 
@@ -50,8 +52,8 @@ def report() -> Response:
     except Malformed:
         limits.current().fail(network)
         raise
-    findings = leaks.read(body)
-    real = leaks.report(findings, origin(), settings().key_peppers).real
+    findings = leaks_reports.read(body)
+    real = leaks_reports.report(findings, origin(), settings().key_peppers).real
     return _json(
         [
             {

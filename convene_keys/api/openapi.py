@@ -11,10 +11,9 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from convene_keys.access import Access, access, settings
+from convene_keys.http.access import Access, access, settings
 from convene_keys.models import Scope
-from convene_keys.operations import OPERATIONS, ROOT, Operation
-from convene_keys.reference import (
+from convene_keys.operations.reference import (
     EXAMPLE_URL,
     Input,
     answer_of,
@@ -25,6 +24,7 @@ from convene_keys.reference import (
     refusals,
     shapes,
 )
+from convene_keys.operations.table import OPERATIONS, ROOT, Operation
 
 Json = dict[str, Any]
 blueprint = Blueprint("openapi", __name__)

@@ -6,8 +6,8 @@ from typing import Any
 
 from flask import Response
 
-from convene_keys.access import origin, settings
 from convene_keys.errors import Invalid, Problem
+from convene_keys.http.access import origin, settings
 
 
 def problem_document(problem: Problem) -> Response:

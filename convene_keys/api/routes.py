@@ -9,26 +9,26 @@ from urllib.parse import parse_qsl
 from flask import Blueprint, Response, request
 from pydantic import BaseModel
 
-from convene_keys import operations
-from convene_keys.access import Access, access, origin, presented_key, settings
-from convene_keys.bodies import json_body
 from convene_keys.errors import FieldError, Invalid, Malformed, NotFound
-from convene_keys.operations import OPERATIONS, Operation
-from convene_keys.schemas import NUMBER_MAX
+from convene_keys.http.access import Access, access, origin, presented_key, settings
+from convene_keys.http.request_body import json_body
+from convene_keys.operations import runner, table
+from convene_keys.operations.schemas import NUMBER_MAX
+from convene_keys.operations.table import OPERATIONS, Operation
 
 T = TypeVar("T")
 BODY_MAX = 32 * 1024  # the longest note needs 24,000 where each character is written as \uXXXX
 HEADERS = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
-blueprint = Blueprint("api", __name__, url_prefix=operations.ROOT)
+blueprint = Blueprint("api", __name__, url_prefix=table.ROOT)
 
 
 def _view(operation: Operation) -> Callable[..., Response]:
     @access(Access.KEY)
     def view(id: int | None = None) -> Response:
         read = partial(_input, operation, {} if id is None else {"id": id})
-        answer = operations.run(
+        answer = runner.run(
             operation, presented_key() or "", read, origin(), settings().key_peppers, id
         )
         return Response(answer.model_dump_json(), headers=HEADERS)
@@ -80,7 +80,7 @@ def _without_id(given: dict[str, T]) -> dict[str, T]:
 def anything_else(path: str) -> Response:
     """What no operation answers to: off limits, another method, or nothing at all; recorded."""
     token = presented_key() or ""
-    raise operations.refuse(request.method, f"/{path}", token, origin(), settings().key_peppers)
+    raise runner.record_refusal(request.method, f"/{path}", token, origin(), settings().key_peppers)
 
 
 for _operation in OPERATIONS:

@@ -6,7 +6,7 @@ from flask import Flask
 from flask_migrate import Migrate
 
 from convene_keys.cli import audit, demo, doctor, keys, move, organizations
-from convene_keys.extensions import db
+from convene_keys.db.session import db
 
 MIGRATIONS = Path(__file__).resolve().parent.parent.parent / "migrations"
 

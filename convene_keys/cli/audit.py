@@ -8,10 +8,13 @@ from typing import TextIO
 import click
 from sqlalchemy import select
 
-from convene_keys import audit as log
-from convene_keys import keys, seals
-from convene_keys.cli.terms import ID, Group, Moment, organization_of, organization_option
-from convene_keys.extensions import db
+from convene_keys.audit import export as audit_export
+from convene_keys.audit import log as audit_log
+from convene_keys.audit import queries as audit_queries
+from convene_keys.audit import seals, verification
+from convene_keys.cli.types import ID, Group, Moment, organization_of, organization_option
+from convene_keys.db.session import db
+from convene_keys.keys import queries as key_queries
 from convene_keys.models import Organization
 
 EXIT_WRONG = 4
@@ -41,10 +44,14 @@ def export(
     session = db.session()
     organization_of(organization_id)
     if key_id is not None:
-        keys.get(session, organization_id, key_id)
+        key_queries.get(session, organization_id, key_id)
     seals.seal()
-    events = log.export(session, organization_id, log.Filter(key=key_id, since=since, until=until))
-    for line in log.csv_lines(events) if form == "csv" else log.jsonl_lines(events):
+    events = audit_export.export(
+        session, organization_id, audit_queries.Filter(key=key_id, since=since, until=until)
+    )
+    for line in (
+        audit_export.csv_lines(events) if form == "csv" else audit_export.jsonl_lines(events)
+    ):
         click.echo(line.encode(), nl=False)
 
 
@@ -57,7 +64,7 @@ def seal(organization_id: int | None) -> None:
     sealed = seals.seal()
     for head in seals.heads(db.session()):
         if organization_id in (None, head.organization_id):
-            click.echo(log.head_line(head, sealed=sealed[head.organization_id]))
+            click.echo(audit_export.head_line(head, sealed=sealed[head.organization_id]))
 
 
 @audit.command("verify")
@@ -75,33 +82,35 @@ def verify(context: click.Context, organization_id: int | None, file: TextIO | N
     wrong = False
     for each in sorted(every):
         mine = [head for head in known if head.organization == each]
-        verdict = seals.verify(session, each, mine)
+        verdict = verification.verify(session, each, mine)
         wrong = wrong or verdict.problem is not None
         click.echo(_line(verdict))
     if wrong:
         context.exit(EXIT_WRONG)
 
 
-def _line(verdict: seals.Verdict) -> str:
+def _line(verdict: verification.Verdict) -> str:
     where = f"organization {verdict.organization_id}: "
     if verdict.problem is not None:
         return f"{where}WRONG from event {verdict.event_id} on: {verdict.problem}"
-    until = f", up to {log.rfc3339(verdict.sealed_at)}" if verdict.sealed_at else ""
+    until = f", up to {audit_log.rfc3339(verdict.sealed_at)}" if verdict.sealed_at else ""
     keys = "; the newest key has sealed nothing yet" if verdict.unchanged else ""
     if verdict.older_until is not None:
         event_id, at = verdict.older_until
-        keys += f"; older keys count up to event {event_id}, since {log.rfc3339(at)} no further"
+        keys += (
+            f"; older keys count up to event {event_id}, since {audit_log.rfc3339(at)} no further"
+        )
     return (
         f"{where}fine, {verdict.sealed} events in {verdict.batches} batches{until}, "
         f"{verdict.unsealed} not sealed yet{keys}"
     )
 
 
-def _heads(file: TextIO) -> Sequence[seals.Head]:
+def _heads(file: TextIO) -> Sequence[verification.Head]:
     try:
         lines = [json.loads(line) for line in file if line.strip()]
         fields = ("organization", "batch", "last_event_id", "signature")
-        heads = [seals.Head(*(line[name] for name in fields)) for line in lines]
+        heads = [verification.Head(*(line[name] for name in fields)) for line in lines]
         if not heads or any(
             [type(value) for value in vars(head).values()] != [int, int, int, str] for head in heads
         ):

@@ -10,13 +10,17 @@ import click
 from flask.cli import with_appcontext
 from sqlalchemy import func, select
 
-from convene_keys import clock, keys, operations, passwords, sample_data, team
-from convene_keys.access import settings
-from convene_keys.audit import Actor, Origin
-from convene_keys.cli.terms import Command
+from convene_keys import clock
+from convene_keys.accounts import members, organizations, passwords
+from convene_keys.audit.log import Actor, Origin
+from convene_keys.cli.types import Command
+from convene_keys.db.session import db
 from convene_keys.errors import Problem
-from convene_keys.extensions import db
+from convene_keys.http.access import settings
+from convene_keys.keys import lifecycle
+from convene_keys.markets import sample
 from convene_keys.models import Booking, BookingStatus, Member, Role, Scope, Tool
+from convene_keys.operations import runner, table
 
 _BEGAN = timedelta(days=34)
 ORGANIZATION, ADMIN, EMAIL = "Tidewater Markets", "Maya Lindqvist", "maya@example.org"
@@ -31,7 +35,7 @@ _OTHERS = (
 def demo() -> None:
     """Set up the demo organization when the database is empty; print how to sign in."""
     password = _password()
-    if team.is_empty(db.session()):
+    if organizations.is_empty(db.session()):
         _set_up(password)
     admin = db.session.scalar(select(Member).where(Member.email_folded == EMAIL))
     if admin is None:
@@ -51,7 +55,7 @@ def _password() -> str:
 def _set_up(password: str) -> None:
     peppers = settings().key_peppers
     with clock.set_back(_BEGAN):
-        organization, maya = team.create_organization(
+        organization, maya = organizations.create_organization(
             name=ORGANIZATION,
             admin_name=ADMIN,
             admin_email=EMAIL,
@@ -61,11 +65,11 @@ def _set_up(password: str) -> None:
         )
         actor, maya_id = Actor.system(organization.id), maya.id
         for name, email, role in _OTHERS:
-            team.add_member(actor, name=name, email=email, role=role)
-    sample_data.make(actor)  # the season is the one that is on now
+            members.add_member(actor, name=name, email=email, role=role)
+    sample.make(actor)  # the season is the one that is on now
     for row in _KEYS:
         with clock.set_back(timedelta(days=row.days, hours=1)):
-            key, token = keys.create(
+            key, token = lifecycle.create(
                 actor,
                 name=row.name,
                 tool=row.tool,
@@ -85,7 +89,7 @@ def _set_up(password: str) -> None:
             for call in row.calls:
                 _call(call, token, row.origin, organization.id)
             if row.revoked_for:
-                keys.revoke(actor, key_id, row.revoked_for)
+                lifecycle.revoke(actor, key_id, row.revoked_for)
         if row.revoked_for:
             with clock.set_back(timedelta(days=row.quiet - 2)):
                 _call(row.calls[0], token, row.origin, organization.id)
@@ -98,16 +102,16 @@ def _call(name: str, token: str, origin: Origin, organization_id: int) -> None:
     """
     peppers = settings().key_peppers
     if name.startswith("/"):
-        operations.refuse("GET", name, token, origin, peppers)
+        runner.record_refusal("GET", name, token, origin, peppers)
         return
-    operation = operations.BY_NAME[name]
+    operation = table.BY_NAME[name]
     newest = select(func.max(Booking.id)).where(
         Booking.organization_id == organization_id, Booking.status == BookingStatus.PENDING
     )
     values = {"id": db.session.scalar(newest)} if operation.noun else {}
     # A refusal is recorded like an answer: it shows what a key can't do.
     with suppress(Problem):
-        operations.run(operation, token, lambda: operation.from_json(values), origin, peppers)
+        runner.run(operation, token, lambda: operation.from_json(values), origin, peppers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,12 @@ from flask.cli import with_appcontext
 from sqlalchemy import String, cast, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from convene_keys import clock, config, limits, notices
-from convene_keys.access import settings
-from convene_keys.cli.terms import Command
-from convene_keys.events import Action
-from convene_keys.extensions import db
+from convene_keys import clock, config, limits
+from convene_keys.audit.actions import Action
+from convene_keys.cli.types import Command
+from convene_keys.db.session import db
+from convene_keys.http.access import settings
+from convene_keys.mail import notices
 from convene_keys.models import ApiKey, AuditEvent
 
 EXIT_UNSOUND = 5
@@ -180,7 +181,7 @@ def mail() -> Finding:
     server = settings().mail_server
     if server is None:
         return _ok(f"off (MAIL_URL is not set); people write to {settings().support_email}")
-    from convene_keys import smtp
+    from convene_keys.mail import smtp
 
     where = f"{server.host}:{server.port}"
     try:

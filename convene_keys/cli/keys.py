@@ -8,15 +8,18 @@ from pathlib import Path
 import click
 from sqlalchemy import select
 
-from convene_keys import keys as domain
-from convene_keys import leaks, reminders, scan, tokens
-from convene_keys.access import settings
-from convene_keys.audit import Actor, rfc3339
-from convene_keys.cli.terms import ID, Group, existing, organization_of, organization_option
+from convene_keys import text as text_
+from convene_keys.audit.log import Actor, rfc3339
+from convene_keys.checkup import reminders
+from convene_keys.cli.types import ID, Group, existing, organization_of, organization_option
+from convene_keys.db.session import db
 from convene_keys.errors import Forbidden, NotFound
-from convene_keys.extensions import db
+from convene_keys.http.access import settings
+from convene_keys.keys import lifecycle
+from convene_keys.keys import queries as key_queries
+from convene_keys.leaks import reports, scanner
 from convene_keys.models import ApiKey, Member, Scope, Tool
-from convene_keys.names import fold
+from convene_keys.text import fold
 
 EXIT_FOUND = 3
 AT_ONCE = 1_000
@@ -39,7 +42,7 @@ def create(organization_id: int, name: str, scope: str, tool: str, email: str | 
     """Create a key; prints it, alone, this once."""
     actor = Actor.system(organization_of(organization_id).id)
     creator = _creator(organization_id, email) if email is not None else None
-    _, secret = domain.create(
+    _, secret = lifecycle.create(
         actor,
         name=name,
         tool=Tool(tool),
@@ -65,7 +68,7 @@ def list_keys(organization_id: int, as_json: bool) -> None:
             "created_at": rfc3339(key.created_at),
             "last_used_at": rfc3339(key.last_used_at) if key.last_used_at else None,
         }
-        for key in domain.names(db.session(), organization_id)
+        for key in key_queries.list_all(db.session(), organization_id)
     ]
     if as_json:
         click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
@@ -85,7 +88,7 @@ def list_keys(organization_id: int, as_json: bool) -> None:
 def revoke(key_id: int, reason: str) -> None:
     """End a key for good, at once. It can’t be undone."""
     key = existing(ApiKey, key_id, "key")
-    domain.revoke(Actor.system(key.organization_id), key.id, reason)
+    lifecycle.revoke(Actor.system(key.organization_id), key.id, reason)
 
 
 @keys.command("scan")
@@ -104,9 +107,9 @@ def scan_files(context: click.Context, paths: tuple[Path, ...]) -> None:
         click.echo(_shown(line), err=True)
 
     found = False
-    every = (one for path in paths for one in scan.look(path, complain))
+    every = (one for path in paths for one in scanner.look(path, complain))
     for some in _batches(every):
-        known = leaks.known(db.session(), {one.token for one in some}, settings().key_peppers)
+        known = reports.known(db.session(), {one.token for one in some}, settings().key_peppers)
         for one in some:
             if key := known.get(one.token):
                 found = True
@@ -115,7 +118,7 @@ def scan_files(context: click.Context, paths: tuple[Path, ...]) -> None:
         context.exit(EXIT_FOUND if found else 1)
 
 
-def _batches(every: Iterable[scan.Found]) -> Iterator[list[scan.Found]]:
+def _batches(every: Iterable[scanner.Found]) -> Iterator[list[scanner.Found]]:
     left = iter(every)
     while some := list(islice(left, AT_ONCE)):
         yield some
@@ -124,7 +127,7 @@ def _batches(every: Iterable[scan.Found]) -> Iterator[list[scan.Found]]:
 def _shown(text: str) -> str:
     """On one line, whatever a file is named, and without a key that is in the name."""
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return tokens.redact(text)
+    return text_.redact(text)
 
 
 @keys.command("remind")

@@ -23,8 +23,8 @@ from sqlalchemy import table as named
 
 from convene_keys import config
 from convene_keys.cli import doctor
-from convene_keys.cli.terms import Command
-from convene_keys.extensions import Base, db, prepare_sqlite, transaction
+from convene_keys.cli.types import Command
+from convene_keys.db.session import Base, db, prepare_sqlite, transaction
 
 ROWS = 200  # in memory at a time
 TABLES = Base.metadata.sorted_tables  # what is pointed to comes first

@@ -6,15 +6,15 @@ import click
 from flask.cli import with_appcontext
 from sqlalchemy import select
 
-from convene_keys import sample_data as season
-from convene_keys import team
-from convene_keys.access import settings
-from convene_keys.audit import Actor, Origin
-from convene_keys.cli.terms import Command, Group, organization_of, organization_option
+from convene_keys.accounts import members, organizations
+from convene_keys.audit.log import Actor, Origin
+from convene_keys.cli.types import Command, Group, organization_of, organization_option
+from convene_keys.db.session import db
 from convene_keys.errors import NotFound
-from convene_keys.extensions import db
+from convene_keys.http.access import settings
+from convene_keys.markets import sample
 from convene_keys.models import Member, Role
-from convene_keys.names import fold
+from convene_keys.text import fold
 
 
 @click.group(cls=Group)
@@ -50,7 +50,7 @@ _password_option = click.option(
 @click.option("--admin-email", required=True, help="The email the first admin signs in with.")
 @click.option(
     "--timezone",
-    type=click.Choice(team.zones()),
+    type=click.Choice(organizations.zones()),
     default="UTC",
     show_default=True,
     metavar="ZONE",
@@ -61,7 +61,7 @@ def create_organization(
     name: str, admin_name: str, admin_email: str, timezone: str, password: str
 ) -> None:
     """Create an organization and its first admin; prints its id."""
-    made, _ = team.create_organization(
+    made, _ = organizations.create_organization(
         name=name,
         admin_name=admin_name,
         admin_email=admin_email,
@@ -81,7 +81,7 @@ def create_organization(
 @_password_option
 def create_member(organization_id: int, name: str, email: str, role: str, password: str) -> None:
     """Create a member who can sign in at once; prints their id."""
-    made = team.add_member(
+    made = members.add_member(
         Actor.system(organization_of(organization_id).id),
         name=name,
         email=email,
@@ -99,7 +99,7 @@ def sign_in_link(email: str) -> None:
     found = db.session.scalar(select(Member).where(Member.email_folded == fold(email.strip())))
     if found is None:
         raise NotFound("There is no member who signs in with this email.")
-    _, code = team.invitation(Actor.system(found.organization_id), found.id)
+    _, code = members.invitation(Actor.system(found.organization_id), found.id)
     click.echo(f"{settings().base_url}/welcome?code={code}")
 
 
@@ -108,7 +108,7 @@ def sign_in_link(email: str) -> None:
 @with_appcontext
 def sample_data(organization_id: int) -> None:
     """Fill an organization that has no markets with a season that looks real."""
-    counts = season.make(Actor.system(organization_id))
+    counts = sample.make(Actor.system(organization_id))
     for kind, count in counts.items():
         click.echo(f"{kind.replace('_', ' ')}: {count}")
 
@@ -117,6 +117,6 @@ def sample_data(organization_id: int) -> None:
 @with_appcontext
 def setup_link() -> None:
     """Print the one-time link of the first run; nothing once there is an organization."""
-    if team.is_empty(db.session()):
-        code = team.setup_code(settings().secret_key, settings().key_peppers[0])
+    if organizations.is_empty(db.session()):
+        code = organizations.setup_code(settings().secret_key, settings().key_peppers[0])
         click.echo(f"{settings().base_url}/setup?code={code}")

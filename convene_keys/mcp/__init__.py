@@ -2,7 +2,7 @@
 
 from flask import Flask
 
-from convene_keys.extensions import csrf
+from convene_keys.http.extensions import csrf
 from convene_keys.mcp.routes import PATH, blueprint, refusal
 
 __all__ = ["PATH", "init_app", "refusal"]

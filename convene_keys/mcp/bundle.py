@@ -14,7 +14,7 @@ from typing import Any
 
 from convene_keys.mcp import catalogue
 from convene_keys.mcp.methods import VERSION
-from convene_keys.operations import OPERATIONS
+from convene_keys.operations.table import OPERATIONS
 
 NAME = "convene-keys.mcpb"
 FOLDER = Path(__file__).parent / "extension"

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from convene_keys.models import Scope
-from convene_keys.operations import BY_NAME, OPERATIONS, Operation
+from convene_keys.operations.table import BY_NAME, OPERATIONS, Operation
 
 INSTRUCTIONS = (
     "Convene Keys holds one market organization's data: markets, market dates, vendors, vendor "

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from convene_keys import operations
-from convene_keys.audit import Origin
+from convene_keys.audit.log import Origin
 from convene_keys.errors import Problem
 from convene_keys.mcp import catalogue
 from convene_keys.mcp.protocol import (
@@ -21,7 +20,8 @@ from convene_keys.mcp.protocol import (
     Rejected,
 )
 from convene_keys.models import Scope
-from convene_keys.operations import BY_NAME, Operation
+from convene_keys.operations import runner
+from convene_keys.operations.table import BY_NAME, Operation
 
 VERSION = "0.1.0"
 LISTS_LAST = 300_000  # milliseconds that a client may keep a list of what there is
@@ -59,7 +59,7 @@ def perform(caller: Caller, message: Message) -> Result:
 
 def admit(caller: Caller) -> Scope:
     """What the key may do; lets nobody in whose key does not work. Raises a `Problem`."""
-    return operations.admit(caller.token, caller.origin, caller.peppers)
+    return runner.check_key(caller.token, caller.origin, caller.peppers)
 
 
 def _initialize(caller: Caller, message: Message) -> Result:
@@ -87,7 +87,7 @@ def _discover(caller: Caller, message: Message) -> Result:
 def _connect(caller: Caller, client: Mapping[str, Any]) -> None:
     said = " ".join(str(client.get(part, ""))[:60] for part in ("name", "version")).strip()
     shown = "".join(c for c in said if c.isprintable())
-    operations.connect(caller.token, caller.origin, caller.peppers, shown)
+    runner.connect(caller.token, caller.origin, caller.peppers, shown)
 
 
 def _server_info(caller: Caller) -> Result:
@@ -160,13 +160,13 @@ def _run(
 ) -> str:
     """The operation's answer as JSON."""
     read = partial(operation.from_json, given)
-    answer = operations.run(operation, caller.token, read, caller.origin, caller.peppers, number)
+    answer = runner.run(operation, caller.token, read, caller.origin, caller.peppers, number)
     return answer.model_dump_json()
 
 
 def _unknown(caller: Caller, kind: str, name: str) -> Rejected:
     """Recorded, as is every address that does not exist."""
-    problem = operations.refuse(kind, name, caller.token, caller.origin, caller.peppers)
+    problem = runner.record_refusal(kind, name, caller.token, caller.origin, caller.peppers)
     if problem.status in _OF_THE_REQUEST:
         raise problem
     data = {"uri": name} if kind == "resource" else None

@@ -8,9 +8,9 @@ from typing import Any
 
 from flask import Blueprint, Response, g, request
 
-from convene_keys.access import Access, access, origin, presented_key, settings
-from convene_keys.bodies import json_body
 from convene_keys.errors import Forbidden, Malformed, MethodNotAllowed, Problem
+from convene_keys.http.access import Access, access, origin, presented_key, settings
+from convene_keys.http.request_body import json_body
 from convene_keys.mcp import methods, protocol
 from convene_keys.mcp.bundle import NAME, bundle
 from convene_keys.mcp.methods import Caller

@@ -3,9 +3,9 @@
 from flask import Flask, Response, request
 from flask_wtf.csrf import CSRFError
 
-from convene_keys.access import log_refusal, may
 from convene_keys.errors import Malformed
-from convene_keys.extensions import login
+from convene_keys.http.access import log_refusal, may
+from convene_keys.http.extensions import login
 from convene_keys.web import (
     audit,
     auth,

@@ -13,15 +13,20 @@ from typing import Any
 from flask import Blueprint, Response, request, stream_with_context
 from flask_login import current_user
 
-from convene_keys import audit, clock, keys, seals, team
-from convene_keys.access import Access, access, member_actor
-from convene_keys.accounts import acting
-from convene_keys.audit import Filter
+from convene_keys import clock
+from convene_keys.accounts import members
+from convene_keys.accounts.authorization import acting
+from convene_keys.audit import export, seals, verification
+from convene_keys.audit import log as audit_log
+from convene_keys.audit import queries as audit_queries
+from convene_keys.audit.actions import Action
+from convene_keys.audit.queries import Filter
+from convene_keys.db.session import alone, db
 from convene_keys.errors import Malformed, TooMany, Unavailable
-from convene_keys.events import Action, Outcome
-from convene_keys.extensions import alone, db
-from convene_keys.markets import cursor_number, midnight
-from convene_keys.models import AuditEvent, Role
+from convene_keys.http.access import Access, access, member_actor
+from convene_keys.keys import queries as key_queries
+from convene_keys.markets.queries import cursor_number, midnight
+from convene_keys.models import AuditEvent, Outcome, Role
 from convene_keys.web import charts
 from convene_keys.web.formats import day
 from convene_keys.web.respond import is_htmx, page
@@ -78,17 +83,17 @@ def index() -> Response:
     wanted = _own(filters.parsed())
     organization_id, session = current_user.organization.id, db.session()
     before = cursor_number(request.args.get("before") or None)
-    events, next_before = audit.page(
+    events, next_before = audit_queries.page(
         session, organization_id, wanted, before=before, limit=PAGE_SIZE
     )
     context: dict[str, Any] = {"events": events, "next_before": next_before, "filters": filters}
     if before is not None and is_htmx():
-        last = audit.get(session, organization_id, before)
+        last = audit_queries.get(session, organization_id, before)
         return page("audit/_events.html", continued_day=day(last.at), **context)
     count, capped = len(events), False
     if before is not None or next_before is not None:  # otherwise this page is all there is
-        count, capped = audit.count(session, organization_id, wanted)
-    choices, more_keys = keys.choices(session, organization_id, wanted.key)
+        count, capped = audit_queries.count(session, organization_id, wanted)
+    choices, more_keys = key_queries.choices(session, organization_id, wanted.key)
     return page(
         "audit/list.html",
         "audit/_log.html",
@@ -98,8 +103,8 @@ def index() -> Response:
         keys=choices,
         more_keys=more_keys,
         actions=[(action.value, action.label) for action in Action],
-        members=team.members(session, organization_id),
-        seal=None if is_htmx() else seals.glance(session, organization_id),
+        members=members.members(session, organization_id),
+        seal=None if is_htmx() else verification.glance(session, organization_id),
         **context,
     )
 
@@ -114,7 +119,7 @@ def _chart(wanted: Filter) -> list[charts.Bar]:
         charts.day_of(wanted.until - datetime.resolution, zone) if wanted.until else None,
         charts.day_of(clock.now(), zone),
     )
-    counts = audit.count_spans(
+    counts = audit_queries.count_spans(
         db.session(),
         current_user.organization.id,
         replace(wanted, since=None, until=None),
@@ -129,7 +134,7 @@ def _chart(wanted: Filter) -> list[charts.Bar]:
 def export_csv() -> Response:
     def lines(events: Iterator[AuditEvent]) -> Iterator[str]:
         yield BOM
-        yield from audit.csv_lines(events)
+        yield from export.csv_lines(events)
 
     return _export("csv", "text/csv", lines)
 
@@ -137,7 +142,7 @@ def export_csv() -> Response:
 @blueprint.get("/audit_log.jsonl")
 @access(Access.VIEWER)
 def export_jsonl() -> Response:
-    return _export("jsonl", "application/jsonl", audit.jsonl_lines)
+    return _export("jsonl", "application/jsonl", export.jsonl_lines)
 
 
 def _export(
@@ -150,12 +155,12 @@ def _export(
         _take(turn)
         with acting(member_actor(), Role.VIEWER) as session:
             detail = {"format": ending, **filters.query()}
-            audit.record(session, member_actor(), Action.AUDIT_EXPORTED, detail=detail)
+            audit_log.record(session, member_actor(), Action.AUDIT_EXPORTED, detail=detail)
         seals.seal()
 
         def body() -> Iterator[str]:
             # The view's own session is closed before the first line leaves; this is another one.
-            yield from _in_time(lines(audit.export(db.session(), organization_id, wanted)))
+            yield from _in_time(lines(export.export(db.session(), organization_id, wanted)))
 
         name = f"audit-log-{clock.now():%Y-%m-%d}.{ending}"
         response = Response(stream_with_context(body()), mimetype=mimetype)
@@ -204,9 +209,9 @@ def _own(wanted: Filter) -> Filter:
     """The filter, when its key and member are the organization's. Raises `NotFound` otherwise."""
     session, organization_id = db.session(), current_user.organization.id
     if wanted.key is not None:
-        keys.get(session, organization_id, wanted.key)
+        key_queries.get(session, organization_id, wanted.key)
     if wanted.member is not None:
-        team.get(session, organization_id, wanted.member)
+        members.get(session, organization_id, wanted.member)
     return wanted
 
 

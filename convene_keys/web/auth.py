@@ -8,18 +8,13 @@ from flask_login import current_user, login_user
 from wtforms import BooleanField, HiddenField, PasswordField, StringField
 from wtforms.validators import InputRequired
 
-from convene_keys import accounts, links, sample_data, team
-from convene_keys.access import (
-    Access,
-    access,
-    log_refusal,
-    member_actor,
-    origin,
-    settings,
-)
-from convene_keys.audit import Actor
+from convene_keys.accounts import links, members, organizations, sessions
+from convene_keys.accounts import sign_in as accounts_sign_in
+from convene_keys.audit.log import Actor
+from convene_keys.db.session import db
 from convene_keys.errors import Invalid, NotFound, TooMany
-from convene_keys.extensions import db
+from convene_keys.http.access import Access, access, log_refusal, member_actor, origin, settings
+from convene_keys.markets import sample
 from convene_keys.models import Member
 from convene_keys.web.forms import Form
 from convene_keys.web.respond import done, page
@@ -75,7 +70,7 @@ def set_up() -> ResponseReturnValue:
     _require_first_run()
     form = SetupForm()
     try:
-        organization, member = team.create_organization(
+        organization, member = organizations.create_organization(
             name=form.organization.data or "",
             admin_name=form.name.data or "",
             admin_email=form.email.data or "",
@@ -89,9 +84,9 @@ def set_up() -> ResponseReturnValue:
         form.show(invalid)
         return page("setup.html", status=422, form=form)
     actor, name = Actor.of_member(member, origin()), organization.name
-    _enter(accounts.start_session(member.id, origin()))
+    _enter(accounts_sign_in.start_session(member.id, origin()))
     if form.sample_data.data:
-        sample_data.make(actor)
+        sample.make(actor)
     return done(f"{name} is set up. Now create a key for your first tool.", url_for("keys.index"))
 
 
@@ -114,7 +109,7 @@ def sign_in() -> ResponseReturnValue:
     if not form.validate():
         return _sign_in_page(form, 422)
     try:
-        token = accounts.sign_in(
+        token = accounts_sign_in.sign_in(
             form.email.data or "", form.password.data or "", origin(), settings().key_peppers
         )
     except Invalid as invalid:
@@ -134,7 +129,7 @@ def sign_in() -> ResponseReturnValue:
 @blueprint.post("/logout")
 @access(Access.VIEWER)
 def logout() -> ResponseReturnValue:
-    accounts.sign_out(member_actor(), current_user.session_id)
+    sessions.sign_out(member_actor(), current_user.session_id)
     session.clear()
     flash("You are signed out.", "ok")
     return redirect(url_for("auth.login"), 303)
@@ -152,7 +147,7 @@ def accept() -> ResponseReturnValue:
     """Set the password of whom the link was made for. Who was signed in here before leaves."""
     form = WelcomeForm()
     try:
-        member = team.accept(
+        member = members.accept(
             request.args.get("code", ""),
             form.password.data or "",
             origin(),
@@ -163,8 +158,8 @@ def accept() -> ResponseReturnValue:
         return page("auth/welcome.html", status=422, member=_invited(), form=form)
     member_id = member.id
     if current_user.is_authenticated and current_user.member.id != member_id:
-        accounts.sign_out(member_actor(), current_user.session_id)
-    _enter(accounts.start_session(member_id, origin()))
+        sessions.sign_out(member_actor(), current_user.session_id)
+    _enter(accounts_sign_in.start_session(member_id, origin()))
     return done("Your password is set, and you are signed in.", url_for("keys.index"))
 
 
@@ -174,7 +169,9 @@ def _require_first_run() -> None:
         settings().secret_key,
         settings().key_peppers[0],
     )
-    if not (team.is_setup_code(code, secret, pepper) and team.is_empty(db.session())):
+    if not (
+        organizations.is_setup_code(code, secret, pepper) and organizations.is_empty(db.session())
+    ):
         raise NotFound(
             "This set-up link doesn’t work. If Convene Keys has been set up already, please sign "
             "in. If not, open the link that it printed when it was started, whole."
@@ -189,8 +186,8 @@ def _sign_in_page(form: SignInForm, status: int = 200) -> Response:
     first_run, why = False, None
     if status != 429:  # which reads nothing more: guessers get many of them
         configured, token = settings(), session.get("_user_id")
-        first_run = team.is_empty(db.session())
-        why = token and accounts.why_ended(
+        first_run = organizations.is_empty(db.session())
+        why = token and sessions.why_ended(
             db.session(), token, idle=configured.session_idle, most=configured.session_max
         )
     return page(

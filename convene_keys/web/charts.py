@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from convene_keys.markets import midnight
+from convene_keys.markets.queries import midnight
 
 DAYS = 30  # shown when nobody chose
 DAYS_MAX = 62  # from there on a bar is a month

@@ -6,11 +6,12 @@ from functools import partial
 from flask import Blueprint, Response, current_app, g, request, url_for
 from flask_login import current_user
 
-from convene_keys import checkup, clock
-from convene_keys.access import Access, access, member_actor
+from convene_keys import clock
+from convene_keys.checkup import findings
+from convene_keys.checkup.advice import ADVICE, Kind, Urgency
+from convene_keys.db.session import db
 from convene_keys.errors import NotFound
-from convene_keys.extensions import db
-from convene_keys.habits import HABITS, Kind, Urgency
+from convene_keys.http.access import Access, access, member_actor
 from convene_keys.models import ID_MAX
 from convene_keys.web.forms import Form
 from convene_keys.web.respond import done, page
@@ -28,7 +29,7 @@ def index() -> Response:
     return page(
         "checkup/show.html",
         found=found,
-        habits=len(HABITS),
+        habits=len(ADVICE),
         urgencies=Urgency,
         missing=list(dict.fromkeys(f.kind.advice.habit for f in found.findings)),
         shown=SHOWN,
@@ -50,7 +51,7 @@ def remedy(kind: str) -> Response:
         form = Form()
         form.form_errors.append("Please choose at least one key.")
         return _confirm(chosen, form, status=422)
-    mended, left = checkup.mend(member_actor(), chosen, wanted)
+    mended, left = findings.apply_fix(member_actor(), chosen, wanted)
     _counts().pop(current_user.organization.id, None)
     said = (
         [f"{_keys(mended)} {chosen.advice.remedy.done}."] if mended and chosen.advice.remedy else []
@@ -84,11 +85,11 @@ def _counts() -> dict[int, tuple[datetime, int]]:
     return counts
 
 
-def _look() -> checkup.CheckUp:
+def _look() -> findings.CheckUp:
     """What is found, once a request."""
     if "checkup" not in g:
-        g.checkup = checkup.look(db.session(), current_user.organization.id)
-    found: checkup.CheckUp = g.checkup
+        g.checkup = findings.run(db.session(), current_user.organization.id)
+    found: findings.CheckUp = g.checkup
     return found
 
 
@@ -122,7 +123,7 @@ def _confirm(kind: Kind, form: Form, status: int = 200) -> Response:
         left_out=max(0, len(keys) - CONFIRMED),
         chosen=chosen,
         form=form,
-        end_date=partial(checkup.end_date, current_user.organization),
+        end_date=partial(findings.end_date, current_user.organization),
     )
 
 

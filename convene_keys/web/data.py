@@ -10,10 +10,10 @@ from flask import Blueprint, Response, flash, request, url_for
 from flask_login import current_user
 from wtforms import RadioField, StringField, TextAreaField
 
-from convene_keys import markets, operations
-from convene_keys.access import Access, access, member_actor
+from convene_keys.db.session import db, raw_connection
 from convene_keys.errors import Conflict, Invalid, Malformed, NotFound
-from convene_keys.extensions import db, direct
+from convene_keys.http.access import Access, access, member_actor
+from convene_keys.markets import queries as market_queries
 from convene_keys.models import (
     ApplicationStatus,
     Booking,
@@ -23,6 +23,7 @@ from convene_keys.models import (
     MarketDateStatus,
     VendorApplication,
 )
+from convene_keys.operations import runner, table
 from convene_keys.web.forms import Form
 from convene_keys.web.respond import done, is_htmx, page, stale
 
@@ -219,8 +220,8 @@ def remind_application(number: int) -> Response:
 
 def _list(area: Area, filters: Filters, status: int = 200) -> Response:
     cursor = request.args.get("cursor") or None if request.method == "GET" else None
-    found = markets.page(
-        direct(db.session()),
+    found = market_queries.page(
+        raw_connection(db.session()),
         area.model,
         current_user.organization.id,
         status=None if filters.status == ALL else area.statuses(filters.status),
@@ -241,8 +242,11 @@ def _list(area: Area, filters: Filters, status: int = 200) -> Response:
 
 def _around(area: Area, filters: Filters) -> dict[str, Any]:
     """What both the list and a single row of it need: the filters, and how many there are."""
-    counts = markets.counts(
-        direct(db.session()), area.model, current_user.organization.id, **filters.narrowing()
+    counts = market_queries.counts(
+        raw_connection(db.session()),
+        area.model,
+        current_user.organization.id,
+        **filters.narrowing(),
     )
     counts[ALL] = sum(counts.values())
     return {"area": area, "filters": filters, "counts": counts, "tabs": [*area.statuses, ALL]}
@@ -250,12 +254,14 @@ def _around(area: Area, filters: Filters) -> dict[str, Any]:
 
 def _choices(area: Area) -> list[tuple[int, str]]:
     """What the list can be narrowed to: market dates, or markets."""
-    connection, organization = direct(db.session()), current_user.organization
+    connection, organization = raw_connection(db.session()), current_user.organization
     if area is APPLICATIONS:
-        listed = markets.page(connection, Market, organization.id, limit=DATES_SHOWN)
+        listed = market_queries.page(connection, Market, organization.id, limit=DATES_SHOWN)
         return [(market.id, market.name) for market in listed.rows]
-    since = markets.today(organization) - DATES_FROM
-    dates = markets.page(connection, MarketDate, organization.id, since=since, limit=DATES_SHOWN)
+    since = market_queries.today(organization) - DATES_FROM
+    dates = market_queries.page(
+        connection, MarketDate, organization.id, since=since, limit=DATES_SHOWN
+    )
     return [
         (row.id, f"{row.date:%a} {row.date.day} {row.date:%b %Y}, {row.market_name}")
         for row in dates.rows
@@ -272,10 +278,10 @@ def _change(
     """
     filters = _filters(area)
     _get(area, number)
-    wanted = operations.BY_NAME[operation]
+    wanted = table.BY_NAME[operation]
     arguments = wanted.from_json({"id": number, **values})
     try:
-        operations.run_for_member(wanted, member_actor(), lambda: arguments)
+        runner.run_for_member(wanted, member_actor(), lambda: arguments)
     except Conflict as conflict:
         if is_htmx():
             row = _get(area, number)
@@ -325,7 +331,9 @@ def _get(area: Area, number: int) -> Any:
     """The organization's row. Raises `NotFound`."""
     if number > NUMBER_MAX:
         raise NotFound(f"There is no {area.noun} {number}.")
-    return markets.look(direct(db.session()), area.model, current_user.organization.id, number)
+    return market_queries.get_row(
+        raw_connection(db.session()), area.model, current_user.organization.id, number
+    )
 
 
 def _filters(area: Area) -> Filters:

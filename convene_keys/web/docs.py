@@ -12,12 +12,13 @@ from urllib.parse import urlencode
 from flask import Blueprint, Response
 from markupsafe import Markup, escape
 
-from convene_keys import limits, reference
-from convene_keys.access import Access, access, settings
+from convene_keys import limits
+from convene_keys.http.access import Access, access, settings
 from convene_keys.models import Scope
-from convene_keys.operations import OPERATIONS, ROOT, Operation
-from convene_keys.reference import CODES, EXAMPLE_URL, Input, Schema
-from convene_keys.schemas import NUMBER_MAX
+from convene_keys.operations import reference
+from convene_keys.operations.reference import CODES, EXAMPLE_URL, Input, Schema
+from convene_keys.operations.schemas import NUMBER_MAX
+from convene_keys.operations.table import OPERATIONS, ROOT, Operation
 from convene_keys.web.respond import page
 
 blueprint = Blueprint("docs", __name__, url_prefix="/docs")

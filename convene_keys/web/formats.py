@@ -8,8 +8,8 @@ from flask_login import current_user
 from markupsafe import Markup, escape
 
 from convene_keys import clock
-from convene_keys.events import Action, ActorKind, Outcome
-from convene_keys.models import AuditEvent
+from convene_keys.audit.actions import Action
+from convene_keys.models import ActorKind, AuditEvent, Outcome
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 

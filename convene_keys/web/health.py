@@ -3,8 +3,8 @@
 from flask import Blueprint, Response
 from sqlalchemy import text
 
-from convene_keys.access import Access, access
-from convene_keys.extensions import db
+from convene_keys.db.session import db
+from convene_keys.http.access import Access, access
 
 blueprint = Blueprint("health", __name__)
 

@@ -2,7 +2,7 @@
 
 from flask import Blueprint, Response
 
-from convene_keys.access import Access, access
+from convene_keys.http.access import Access, access
 from convene_keys.web.respond import page
 
 blueprint = Blueprint("help", __name__, url_prefix="/help")

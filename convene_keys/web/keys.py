@@ -13,18 +13,21 @@ from werkzeug.datastructures import MultiDict
 from wtforms import DateField, RadioField, SelectField, StringField
 from wtforms.validators import Optional
 
-from convene_keys import audit, clock, keys
-from convene_keys.access import Access, access, member_actor, settings
+from convene_keys import clock
+from convene_keys.audit import queries as audit_queries
+from convene_keys.audit.actions import Action
+from convene_keys.db.session import db
 from convene_keys.errors import FieldError, Invalid, Malformed
-from convene_keys.events import Action, Outcome
-from convene_keys.extensions import db
-from convene_keys.models import ApiKey, AuditEvent, Scope, Tool
-from convene_keys.names import NAME_MAX, fold
-from convene_keys.operations import OPERATIONS
+from convene_keys.http.access import Access, access, member_actor, settings
+from convene_keys.keys import lifecycle
+from convene_keys.keys import queries as key_queries
+from convene_keys.models import ApiKey, AuditEvent, Outcome, Scope, Tool
+from convene_keys.operations.table import OPERATIONS
+from convene_keys.text import NAME_MAX, fold
 from convene_keys.web import charts
 from convene_keys.web.formats import day
 from convene_keys.web.forms import Form
-from convene_keys.web.fresh import FreshForm, confirm_password
+from convene_keys.web.reauthentication import ReauthForm, confirm_password
 from convene_keys.web.respond import done, is_htmx, page
 
 blueprint = Blueprint("keys", __name__, url_prefix="/admin/api_keys")
@@ -63,7 +66,7 @@ class Handover:
         return self.first is not None and (self.last is None or self.last.at < self.first.at)
 
 
-class NewKeyForm(FreshForm):
+class NewKeyForm(ReauthForm):
     name = StringField("Name")
     tool = RadioField(
         "Which tool is it for?",
@@ -117,7 +120,7 @@ class RenameForm(Form):
     name = StringField("Name")
 
 
-class EditForm(FreshForm):
+class EditForm(ReauthForm):
     scope = RadioField("What may it do?", choices=SCOPES)
     expires_on = DateField("Last day", [Optional()])
 
@@ -126,7 +129,7 @@ class RevokeForm(Form):
     reason = StringField("Reason")
 
 
-class RotateForm(FreshForm):
+class RotateForm(ReauthForm):
     grace = RadioField(
         "How long should the old key go on working?",
         choices={"0": "Not at all", "1": "1 hour", "24": "24 hours", "168": "7 days"},
@@ -139,7 +142,7 @@ class RotateForm(FreshForm):
 def index() -> Response:
     filters, number = _filters(request.args)
     session, organization_id = db.session(), current_user.organization.id
-    found = keys.list_keys(
+    found = key_queries.list_keys(
         session,
         organization_id,
         q=filters.q,
@@ -157,7 +160,7 @@ def index() -> Response:
         page=found.page,
         pages=found.pages,
         filters=filters,
-        has_keys=bool(found.total) or keys.any_ever(session, organization_id),
+        has_keys=bool(found.total) or key_queries.any_ever(session, organization_id),
         **({} if is_htmx() else _notices()),
     )
 
@@ -175,7 +178,7 @@ def create() -> Response:
     if not (form.validate() and confirm_password(form)):
         return page("keys/new.html", status=422, form=form)
     try:
-        key, secret = keys.create(
+        key, secret = lifecycle.create(
             member_actor(),
             name=form.name.data or "",
             tool=Tool(form.tool.data),
@@ -211,7 +214,7 @@ def show(key_id: int) -> Response:
 def rename(key_id: int) -> Response:
     key, form = get(key_id), RenameForm()
     try:
-        key = keys.rename(member_actor(), key_id, form.name.data or "")
+        key = lifecycle.rename(member_actor(), key_id, form.name.data or "")
     except Invalid as invalid:
         form.show(invalid)
         return page("keys/show.html", status=422, **_facts(key, form=form))
@@ -233,7 +236,7 @@ def edit(key_id: int) -> Response:
     given = form.current_password and form.current_password.data
     if form.validate() and (not given or confirm_password(form)):
         try:
-            key = keys.edit(
+            key = lifecycle.edit(
                 member_actor(),
                 key_id,
                 scope=Scope(form.scope.data),
@@ -256,7 +259,7 @@ def confirm_rotate(key_id: int) -> Response:
     key = get(key_id)
     if key.successor:
         return to_successor(key.successor)
-    keys.require_rotatable(key)
+    lifecycle.require_rotatable(key)
     return page("keys/rotate.html", key=key, form=RotateForm())
 
 
@@ -269,7 +272,7 @@ def rotate(key_id: int) -> Response:
     if not (form.validate() and confirm_password(form)):
         return page("keys/rotate.html", status=422, key=old, form=form)
     try:
-        key, secret = keys.rotate(
+        key, secret = lifecycle.rotate(
             member_actor(),
             key_id,
             grace=timedelta(hours=int(form.grace.data)),
@@ -293,7 +296,7 @@ def confirm_revoke(key_id: int) -> Response:
 def revoke(key_id: int) -> Response:
     key, form = get(key_id), RevokeForm()
     try:
-        key = keys.revoke(member_actor(), key_id, form.reason.data or "")
+        key = lifecycle.revoke(member_actor(), key_id, form.reason.data or "")
     except Invalid as invalid:
         form.show(invalid)
         return page("keys/revoke.html", "keys/_revoke.html", status=422, key=key, form=form)
@@ -305,7 +308,7 @@ def revoke(key_id: int) -> Response:
         **(_notices() | {"key": key}),
         just_revoked=True,
         filters=filters,
-        total=keys.count(db.session(), key.organization_id, filters.q, filters.status),
+        total=key_queries.count(db.session(), key.organization_id, filters.q, filters.status),
         **_used([key]),
     )
 
@@ -322,7 +325,7 @@ def to_successor(new: ApiKey) -> Response:
 
 def get(key_id: int) -> ApiKey:
     """The signed-in member's organization's key. Raises `NotFound`."""
-    return keys.get(db.session(), current_user.organization.id, key_id)
+    return key_queries.get(db.session(), current_user.organization.id, key_id)
 
 
 def _page_of(key: ApiKey) -> str:
@@ -331,7 +334,7 @@ def _page_of(key: ApiKey) -> str:
 
 def _made_just_now(name: str | None) -> ApiKey | None:
     """The newest key, if the signed-in member gave it this name: their form came a second time."""
-    newest = keys.newest(db.session(), current_user.organization.id)
+    newest = key_queries.newest(db.session(), current_user.organization.id)
     if newest is None or newest.created_by_id != current_user.member.id:
         return None
     return newest if newest.name_folded == fold((name or "").strip()[:NAME_MAX]) else None
@@ -341,8 +344,10 @@ def _first_call(key: ApiKey) -> dict[str, Any]:
     """The key, its first call if there was one, and whether a page should still wait for it."""
     call = None
     if key.last_used_at is not None:
-        call = audit.first(db.session(), key.organization_id, audit.Filter(key=key.id))
-    fresh = key.status != "revoked" and clock.now() < key.created_at + keys.NEW_FOR
+        call = audit_queries.first(
+            db.session(), key.organization_id, audit_queries.Filter(key=key.id)
+        )
+    fresh = key.status != "revoked" and clock.now() < key.created_at + key_queries.NEW_FOR
     done = call is not None and call.outcome == Outcome.OK
     return {
         "key": key,
@@ -372,8 +377,10 @@ def _handover(key: ApiKey) -> Handover | None:
     if old is None or not (old.works and new.works):
         return None
     session, organization_id = db.session(), key.organization_id
-    first = audit.first(session, organization_id, audit.Filter(key=new.id))
-    last, _ = audit.page(session, organization_id, audit.Filter(key=old.id), before=None, limit=1)
+    first = audit_queries.first(session, organization_id, audit_queries.Filter(key=new.id))
+    last, _ = audit_queries.page(
+        session, organization_id, audit_queries.Filter(key=old.id), before=None, limit=1
+    )
     return Handover(old, new, first, last[0] if last else None)
 
 
@@ -381,7 +388,7 @@ def _used(shown: Sequence[ApiKey]) -> dict[str, Any]:
     """What a key's row draws its small chart from."""
     organization, ids = current_user.organization, [key.id for key in shown]
     days = charts.moments(_last_days(), organization.timezone)
-    used = audit.count_key_spans(db.session(), organization.id, ids, days, charts.SPARK_CAP)
+    used = audit_queries.count_key_spans(db.session(), organization.id, ids, days, charts.SPARK_CAP)
     return {"used": used, "spark": charts.spark}
 
 
@@ -394,17 +401,19 @@ def _facts(
 ) -> dict[str, Any]:
     """What a key's page shows, with the forms that something is wrong in."""
     session, organization = db.session(), current_user.organization
-    wanted, days = audit.Filter(key=key.id), _last_days()
+    wanted, days = audit_queries.Filter(key=key.id), _last_days()
     moments = charts.moments(days, organization.timezone)
-    events, _ = audit.page(session, organization.id, wanted, before=None, limit=EVENTS_SHOWN)
-    counts = audit.count_spans(session, organization.id, wanted, moments, charts.CAP)
+    events, _ = audit_queries.page(
+        session, organization.id, wanted, before=None, limit=EVENTS_SHOWN
+    )
+    counts = audit_queries.count_spans(session, organization.id, wanted, moments, charts.CAP)
     today = charts.day_of(clock.now(), organization.timezone)
     return {
         "key": key,
         "form": form or RenameForm(formdata=None, obj=key),
         "edit": edit
         or EditForm(formdata=None, data={"scope": key.scope, "expires_on": key.last_day}),
-        "between": (today, today + timedelta(days=keys.EXPIRY_MAX_DAYS)),
+        "between": (today, today + timedelta(days=lifecycle.EXPIRY_MAX_DAYS)),
         "handover": _handover(key),
         "events": events,
         "chart": charts.bars(days, counts, charts.CAP) if any(counts) else [],
@@ -415,8 +424,8 @@ def _facts(
 def _notices() -> dict[str, Any]:
     """What stands above the list: how many keys stop soon, and the newest one's first call."""
     session, organization_id = db.session(), current_user.organization.id
-    newest = keys.newest(session, organization_id)
-    attention = keys.expiring(session, organization_id)
+    newest = key_queries.newest(session, organization_id)
+    attention = key_queries.expiring(session, organization_id)
     return {"attention": attention, "newest": newest, **(_first_call(newest) if newest else {})}
 
 

@@ -17,18 +17,22 @@ from flask import (
 from flask_login import current_user
 from wtforms import StringField
 
-from convene_keys import audit, clock, keys, leaks, undo
-from convene_keys.access import Access, access, member_actor, settings
+from convene_keys import clock
+from convene_keys.audit import queries as audit_queries
+from convene_keys.audit.actions import Action
+from convene_keys.db.session import db
 from convene_keys.errors import Conflict, Invalid
-from convene_keys.events import Action, Outcome
-from convene_keys.extensions import db
-from convene_keys.models import ApiKey
-from convene_keys.operations import OPERATIONS
+from convene_keys.http.access import Access, access, member_actor, settings
+from convene_keys.keys import lifecycle
+from convene_keys.leaks import reports
+from convene_keys.models import ApiKey, Outcome
+from convene_keys.operations import undo
+from convene_keys.operations.table import OPERATIONS
 from convene_keys.web import charts
 from convene_keys.web.audit import moment
 from convene_keys.web.forms import Form
-from convene_keys.web.fresh import FreshForm, confirm_password
 from convene_keys.web.keys import created, get, to_successor
+from convene_keys.web.reauthentication import ReauthForm, confirm_password
 from convene_keys.web.respond import done, is_htmx, page, stale
 
 blueprint = Blueprint("leak", __name__, url_prefix="/admin/api_keys/<int:key_id>/leak")
@@ -42,7 +46,7 @@ class LeakForm(Form):
     where = StringField("Where was it seen?")
 
 
-class ReplaceForm(FreshForm):
+class ReplaceForm(ReauthForm):
     pass
 
 
@@ -57,7 +61,7 @@ def show(key_id: int) -> Response:
 def report(key_id: int) -> Response:
     key, form = get(key_id), LeakForm()
     try:
-        key = leaks.report_own(member_actor(), key_id, form.where.data or "")
+        key = reports.report_own(member_actor(), key_id, form.where.data or "")
     except Invalid as invalid:
         form.show(invalid)
         return _show(key, form, status=422)
@@ -76,7 +80,7 @@ def replace(key_id: int) -> Response:
     if not (form.validate() and confirm_password(form)):
         return _show(key, LeakForm(), form, status=422)
     try:
-        new, secret = keys.replace(
+        new, secret = lifecycle.replace(
             member_actor(),
             key_id,
             peppers=settings().key_peppers,
@@ -165,12 +169,12 @@ def _since() -> str:
 def _facts(key: ApiKey) -> dict[str, Any]:
     """What the page and the report tell: the incident, and what the key did since a day."""
     session, since = db.session(), _since()
-    wanted = audit.Filter(key=key.id, since=moment(since))
-    groups, more = audit.groups(session, key.organization_id, wanted, LOOKED_THROUGH)
+    wanted = audit_queries.Filter(key=key.id, since=moment(since))
+    groups, more = audit_queries.groups(session, key.organization_id, wanted, LOOKED_THROUGH)
     changes, more_changes = undo.changes(session, key, wanted.since, undo.AT_ONCE)
     return {
         "key": key,
-        "incident": leaks.incident(session, key),
+        "incident": reports.incident(session, key),
         "since": since,
         "groups": groups,
         "looked_through": LOOKED_THROUGH if more else None,
@@ -181,10 +185,10 @@ def _facts(key: ApiKey) -> dict[str, Any]:
     }
 
 
-def _summary(groups: Sequence[audit.Group], changes: int, more_changes: bool) -> str:
+def _summary(groups: Sequence[audit_queries.Group], changes: int, more_changes: bool) -> str:
     """`1 change and 64 reads, always from the same address`."""
 
-    def count(fits: Callable[[audit.Group], bool]) -> int:
+    def count(fits: Callable[[audit_queries.Group], bool]) -> int:
         return sum(group.count for group in groups if fits(group))
 
     parts = [f"{'more than ' * more_changes}{_counted(changes, 'change')}"]

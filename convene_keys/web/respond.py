@@ -20,9 +20,9 @@ from flask import (
 from flask_login import current_user
 from jinja2.ext import Extension
 
-from convene_keys import tokens
-from convene_keys.access import origin
 from convene_keys.errors import Problem
+from convene_keys.http.access import origin
+from convene_keys.keys import tokens
 from convene_keys.web.signed_in import forget
 
 _AREAS = (

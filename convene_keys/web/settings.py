@@ -14,15 +14,16 @@ from wtforms import (
     StringField,
 )
 
-from convene_keys import accounts, notices, team
-from convene_keys.access import Access, access, member_actor
-from convene_keys.access import settings as settings_of_app
-from convene_keys.devices import device
+from convene_keys.accounts import members, organizations, sessions, sign_in
+from convene_keys.audit.user_agents import device
+from convene_keys.db.session import db
 from convene_keys.errors import Invalid
-from convene_keys.extensions import db
+from convene_keys.http.access import Access, access, member_actor
+from convene_keys.http.access import settings as settings_of_app
+from convene_keys.mail import notices
 from convene_keys.models import KeyMakers, OrganizationStatus
 from convene_keys.web.forms import Form
-from convene_keys.web.fresh import FreshForm, check_password, confirm_password
+from convene_keys.web.reauthentication import ReauthForm, check_password, confirm_password
 from convene_keys.web.respond import done, page
 
 blueprint = Blueprint("settings", __name__, url_prefix="/admin/settings")
@@ -33,14 +34,14 @@ blueprint.add_app_template_filter(device)
 def _zones() -> dict[str, dict[str, str]]:
     """The time zones for a select: those named after places, by continent, and UTC."""
     groups: dict[str, dict[str, str]] = {}
-    for name in team.zones():
+    for name in organizations.zones():
         region, slash, _ = name.partition("/")
         group = groups.setdefault(region if slash else "Universal time", {})
         group[name] = name.replace("_", " ")
     return groups
 
 
-class OrganizationForm(FreshForm):
+class OrganizationForm(ReauthForm):
     name = StringField("Name")
     timezone = SelectField("Time zone", choices=_zones, validate_choice=False)
     status = RadioField(
@@ -57,11 +58,11 @@ class OrganizationForm(FreshForm):
     rotate_months = IntegerField("Months after which a key is to be replaced")
 
 
-class BillingForm(FreshForm):
+class BillingForm(ReauthForm):
     billing_email = StringField("Billing email")
     plan = SelectField(
         "Plan",
-        choices={plan: plan.capitalize() for plan in team.PLANS},
+        choices={plan: plan.capitalize() for plan in organizations.PLANS},
     )
     stripe_account_id = StringField("Stripe account id")
 
@@ -74,7 +75,7 @@ class MailForm(Form):
     weekly_digest = BooleanField("A digest each Monday")
 
 
-class SessionsForm(FreshForm):
+class SessionsForm(ReauthForm):
     # Its id is another than that of the page's other field of this name.
     current_password = PasswordField("Your password", id="sessions-password")
 
@@ -98,7 +99,7 @@ def change_organization() -> Response:
     form = OrganizationForm(obj=current_user.organization)
     if form.validate() and confirm_password(form):
         try:
-            team.change_organization(
+            organizations.change_organization(
                 member_actor(),
                 name=_text(form.name),
                 timezone=_text(form.timezone),
@@ -125,7 +126,7 @@ def change_billing() -> Response:
     form = BillingForm(obj=current_user.organization)
     if form.validate() and confirm_password(form):
         try:
-            team.change_billing(
+            organizations.change_billing(
                 member_actor(),
                 billing_email=_text(form.billing_email),
                 plan=_text(form.plan),
@@ -149,7 +150,7 @@ def account() -> Response:
 def change_name() -> Response:
     form = NameForm(obj=current_user.member)
     try:
-        team.rename_self(member_actor(), _text(form.name))
+        members.rename_self(member_actor(), _text(form.name))
     except Invalid as invalid:
         form.show(invalid)
         return _account_page(name_form=form, status=422)
@@ -159,7 +160,7 @@ def change_name() -> Response:
 @blueprint.post("/account/mail")
 @access(Access.VIEWER)
 def choose_mail() -> Response:
-    team.choose_mail(member_actor(), weekly_digest=bool(MailForm().weekly_digest.data))
+    members.choose_mail(member_actor(), weekly_digest=bool(MailForm().weekly_digest.data))
     return done("Your choice was saved.", url_for("settings.account"))
 
 
@@ -169,7 +170,7 @@ def change_password() -> Response:
     form = PasswordForm()
     try:
         check_password(_text(form.current_password))
-        accounts.change_password(
+        sign_in.change_password(
             member_actor(),
             current_user.member,
             current_user.session_id,
@@ -191,7 +192,7 @@ def end_other_sessions() -> Response:
     form = SessionsForm()
     if not confirm_password(form):
         return _account_page(sessions_form=form, status=422)
-    accounts.end_other_sessions(member_actor(), current_user.session_id)
+    sessions.end_other_sessions(member_actor(), current_user.session_id)
     return done("Everywhere else you are signed out.", url_for("settings.account"))
 
 
@@ -210,7 +211,7 @@ def _account_page(
         password_form=password_form or PasswordForm(formdata=None),
         mail_form=MailForm(formdata=None, obj=current_user.member),
         sessions_form=sessions_form or SessionsForm(formdata=None),
-        sessions=accounts.sessions(
+        sessions=sessions.sessions(
             db.session(),
             current_user.member.id,
             idle=configured.session_idle,

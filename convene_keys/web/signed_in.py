@@ -2,9 +2,10 @@
 
 from flask_login import UserMixin
 
-from convene_keys import accounts
-from convene_keys.access import settings
-from convene_keys.extensions import db, login
+from convene_keys.accounts import sessions
+from convene_keys.db.session import db
+from convene_keys.http.access import settings
+from convene_keys.http.extensions import login
 from convene_keys.models import Member, Organization, SignInSession
 
 
@@ -16,7 +17,7 @@ class SignedIn(UserMixin):  # type: ignore[misc]
         self.member: Member = session.member
         self.organization: Organization = session.member.organization
         self.name: str = session.member.name
-        self.fresh: bool = accounts.is_fresh(session)
+        self.fresh: bool = sessions.is_recent(session)
         self._token = token
 
     def get_id(self) -> str:
@@ -31,11 +32,11 @@ def forget() -> None:
 def load(token: str) -> SignedIn | None:
     """The living session that the cookie's token opens."""
     configured = settings()
-    session = accounts.session_of(
+    session = sessions.session_of(
         db.session(), token, idle=configured.session_idle, most=configured.session_max
     )
     if session is None:
         return None
-    if accounts.note_seen(session.id, session.last_seen_at):
+    if sessions.note_seen(session.id, session.last_seen_at):
         session = db.session.get_one(SignInSession, session.id)
     return SignedIn(session, token)

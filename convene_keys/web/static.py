@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flask import Flask, Response, make_response, request, send_file
 
-from convene_keys.access import Access, access
+from convene_keys.http.access import Access, access
 
 # Text that is the same for everybody. Pages are never compressed: beside what somebody else can put
 # into them, the length of an answer would give away a secret in it letter by letter (BREACH).

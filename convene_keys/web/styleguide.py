@@ -6,7 +6,7 @@ from flask import Blueprint, Response, abort, current_app
 from wtforms import BooleanField, PasswordField, RadioField, SelectField, StringField, TextAreaField
 
 from convene_keys import clock
-from convene_keys.access import Access, access
+from convene_keys.http.access import Access, access
 from convene_keys.models import ApiKey, AuditEvent, Member, Organization
 from convene_keys.web import charts
 from convene_keys.web.forms import Form

@@ -4,13 +4,14 @@ from flask import Blueprint, Response, url_for
 from flask_login import current_user
 from wtforms import RadioField, StringField
 
-from convene_keys import links, team
-from convene_keys.access import Access, access, may, member_actor, settings
+from convene_keys.accounts import links
+from convene_keys.accounts import members as accounts_members
+from convene_keys.db.session import db
 from convene_keys.errors import Invalid, TooMany
-from convene_keys.extensions import db
+from convene_keys.http.access import Access, access, may, member_actor, settings
 from convene_keys.models import Member, Role
 from convene_keys.web.forms import Form
-from convene_keys.web.fresh import FreshForm, confirm_password
+from convene_keys.web.reauthentication import ReauthForm, confirm_password
 from convene_keys.web.respond import done, page
 
 blueprint = Blueprint("team", __name__, url_prefix="/admin/team")
@@ -18,7 +19,7 @@ blueprint = Blueprint("team", __name__, url_prefix="/admin/team")
 ONE = "/<int:member_id>"
 
 
-class MemberForm(FreshForm):
+class MemberForm(ReauthForm):
     name = StringField("Name")
     role = RadioField(
         "Role",
@@ -34,7 +35,7 @@ class NewMemberForm(MemberForm):
 @blueprint.get("")
 @access(Access.VIEWER)
 def index() -> Response:
-    members = team.members(db.session(), _organization_id())
+    members = accounts_members.members(db.session(), _organization_id())
     open_links = links.listed(db.session(), _organization_id()) if may("admin") else ()
     return page("team/list.html", members=members, open_links=open_links)
 
@@ -52,7 +53,7 @@ def add() -> Response:
     form = NewMemberForm()
     if form.validate() and confirm_password(form):
         try:
-            member, code = team.invite(
+            member, code = accounts_members.invite(
                 member_actor(),
                 name=form.name.data or "",
                 email=form.email.data or "",
@@ -81,7 +82,7 @@ def change(member_id: int) -> Response:
     form = MemberForm(obj=member)
     if form.validate() and confirm_password(form):
         try:
-            member = team.change_member(
+            member = accounts_members.change_member(
                 member_actor(), member_id, name=form.name.data or "", role=Role(form.role.data)
             )
         except Invalid as invalid:
@@ -94,7 +95,7 @@ def change(member_id: int) -> Response:
 @blueprint.get(f"{ONE}/disable")
 @access(Access.ADMIN)
 def confirm_disable(member_id: int) -> Response:
-    return _confirm_page("disable", _get(member_id), FreshForm())
+    return _confirm_page("disable", _get(member_id), ReauthForm())
 
 
 @blueprint.post(f"{ONE}/disable")
@@ -106,7 +107,7 @@ def disable(member_id: int) -> Response:
 @blueprint.get(f"{ONE}/enable")
 @access(Access.ADMIN)
 def confirm_enable(member_id: int) -> Response:
-    return _confirm_page("enable", _get(member_id), FreshForm())
+    return _confirm_page("enable", _get(member_id), ReauthForm())
 
 
 @blueprint.post(f"{ONE}/enable")
@@ -118,18 +119,18 @@ def enable(member_id: int) -> Response:
 @blueprint.get(f"{ONE}/link")
 @access(Access.ADMIN)
 def confirm_link(member_id: int) -> Response:
-    return _confirm_page("link", _get(member_id), FreshForm())
+    return _confirm_page("link", _get(member_id), ReauthForm())
 
 
 @blueprint.post(f"{ONE}/link")
 @access(Access.ADMIN)
 def make_link(member_id: int) -> Response:
     """The only answer that shows this sign-in link."""
-    member, form = _get(member_id), FreshForm()
+    member, form = _get(member_id), ReauthForm()
     if not confirm_password(form):
         return _confirm_page("link", member, form, 422)
     try:
-        return _show_link(*team.invitation(member_actor(), member_id), added=False)
+        return _show_link(*accounts_members.invitation(member_actor(), member_id), added=False)
     except TooMany as too_many:
         return _too_many(too_many, form, "team/link.html", member)
 
@@ -138,7 +139,7 @@ def make_link(member_id: int) -> Response:
 @access(Access.ADMIN)
 def withdraw_link(link_id: int) -> Response:
     """It asks for no password: it can only lower the risk."""
-    member = team.withdraw_link(member_actor(), link_id)
+    member = accounts_members.withdraw_link(member_actor(), link_id)
     return done(f"The link for {member.name} doesn’t work any more.", url_for("team.index"))
 
 
@@ -148,14 +149,14 @@ def _organization_id() -> int:
 
 
 def _get(member_id: int) -> Member:
-    return team.get(db.session(), _organization_id(), member_id)
+    return accounts_members.get(db.session(), _organization_id(), member_id)
 
 
 def _set_disabled(member_id: int, disabled: bool) -> Response:
-    member, form = _get(member_id), FreshForm()
+    member, form = _get(member_id), ReauthForm()
     if not confirm_password(form):
         return _confirm_page("disable" if disabled else "enable", member, form, 422)
-    member = team.set_disabled(member_actor(), member_id, disabled=disabled)
+    member = accounts_members.set_disabled(member_actor(), member_id, disabled=disabled)
     what = "was disabled and is signed out everywhere" if disabled else "can sign in again"
     return done(f"{member.name} {what}.", url_for("team.index"))
 
@@ -176,10 +177,10 @@ def _show_link(member: Member, code: str, *, added: bool) -> Response:
 
 
 def _edit_page(member: Member, form: MemberForm, status: int = 200) -> Response:
-    keys = team.keys_of(db.session(), member)
+    keys = accounts_members.keys_of(db.session(), member)
     return page("team/show.html", status=status, member=member, form=form, keys=keys)
 
 
 def _confirm_page(what: str, member: Member, form: Form, status: int = 200) -> Response:
-    keys = team.keys_of(db.session(), member)
+    keys = accounts_members.keys_of(db.session(), member)
     return page(f"team/{what}.html", status=status, member=member, form=form, keys=keys)

@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 from werkzeug.exceptions import HTTPException
 
 from convene_keys.api.openapi import document
-from convene_keys.operations import BY_NAME
+from convene_keys.operations.table import BY_NAME
 from tests.conftest import Browser
 
 

@@ -8,10 +8,11 @@ import pytest
 from flask import Flask
 from sqlalchemy import select, text
 
-from convene_keys import clock, create_app, tokens
-from convene_keys.extensions import db
+from convene_keys import clock, create_app
+from convene_keys.db.session import db
+from convene_keys.keys import tokens
 from convene_keys.models import ApiKey, AuditEvent, Base, Booking, Member, Organization
-from convene_keys.operations import OPERATIONS
+from convene_keys.operations.table import OPERATIONS
 from tests import factories as make
 from tests.conftest import Browser, Clock, challenge, new_browser
 from tests.databases import environ

@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select, text
 
-from convene_keys import create_app, tokens
-from convene_keys.extensions import db
+from convene_keys import create_app
+from convene_keys.db.session import db
+from convene_keys.keys import tokens
 from convene_keys.models import AuditEvent, Base, Organization, VendorApplication
-from convene_keys.operations import OPERATIONS
+from convene_keys.operations.table import OPERATIONS
 from tests import factories as make
 from tests.conftest import Browser, new_browser
 from tests.databases import environ

@@ -15,10 +15,12 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from flask import Flask
 from sqlalchemy import select
 
-from convene_keys import clock, config, create_app, keys, tokens
-from convene_keys.access import Access, declared
-from convene_keys.audit import Actor, Origin
-from convene_keys.extensions import db
+from convene_keys import clock, config, create_app
+from convene_keys.audit.log import Actor, Origin
+from convene_keys.db.session import db
+from convene_keys.http.access import Access, declared
+from convene_keys.keys import lifecycle, tokens
+from convene_keys.keys import queries as key_queries
 from convene_keys.models import ApiKey, AuditEvent, Member, Organization
 from tests import factories as make
 from tests.conftest import Browser, Clock, new_browser
@@ -392,14 +394,14 @@ def test_burning_at_once_with_a_revoke_is_fine(
 ) -> None:
     """Somebody revokes it after it was looked up; the first time stands, and is the only event."""
     row, secret = key
-    plain, first = keys.get, Actor.of_member(maya, Origin())
+    plain, first = key_queries.get, Actor.of_member(maya, Origin())
 
     def get(session: Any, *args: Any, **more: Any) -> ApiKey:
         found = plain(session, *args, **more)
-        keys.end(session, first, found, "First")
+        lifecycle.revoke_in(session, first, found, "First")
         return found
 
-    monkeypatch.setattr(keys, "get", get)
+    monkeypatch.setattr(key_queries, "get", get)
     answer = new_browser(app).post(BURN, headers={"X-API-Key": secret})
     assert answer.status_code == 200
     db.session.refresh(row)

@@ -11,7 +11,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from convene_keys import create_app
 from convene_keys.api.openapi import document
 from convene_keys.models import Scope
-from convene_keys.operations import BY_NAME, OPERATIONS
+from convene_keys.operations.table import BY_NAME, OPERATIONS
 from tests import factories as make
 from tests.api.conftest import faults
 from tests.conftest import Browser, new_browser

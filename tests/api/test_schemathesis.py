@@ -15,10 +15,10 @@ from typing import NamedTuple
 from flask import Flask
 from sqlalchemy import func, select
 
-from convene_keys.extensions import db
+from convene_keys.db.session import db
 from convene_keys.models import AuditEvent, Base, Market, Vendor
-from convene_keys.operations import OPERATIONS, ROOT
-from convene_keys.reference import inputs
+from convene_keys.operations.reference import inputs
+from convene_keys.operations.table import OPERATIONS, ROOT
 from tests import factories as make
 from tests.servers import Server
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from convene_keys import team
+from convene_keys.accounts import organizations
 from tests.browser.season import Season, season
 from tests.databases import PEPPER, SECRET_KEY
 from tests.servers import Server
@@ -73,7 +73,7 @@ def plain(chromium: Browser, server: Server) -> Iterator[Page]:
 
 def set_up(page: Page) -> None:
     """Go through the first run, up to the key list."""
-    page.goto(f"/setup?code={team.setup_code(SECRET_KEY, PEPPER)}")
+    page.goto(f"/setup?code={organizations.setup_code(SECRET_KEY, PEPPER)}")
     page.get_by_label("Organization").fill("Riverside Market")
     page.get_by_label("Your name").fill("Maya Lindqvist")
     page.get_by_label("Email").fill("maya@example.org")

@@ -6,11 +6,15 @@ from datetime import timedelta
 from flask import Flask
 from sqlalchemy import select, text
 
-from convene_keys import clock, create_app, keys, leaks, team, undo
-from convene_keys.audit import Actor, Origin, record
-from convene_keys.events import Action
-from convene_keys.extensions import db, transaction
+from convene_keys import clock, create_app
+from convene_keys.accounts import members as accounts_members
+from convene_keys.audit.actions import Action
+from convene_keys.audit.log import Actor, Origin, record
+from convene_keys.db.session import db, transaction
+from convene_keys.keys import lifecycle
+from convene_keys.leaks import reports
 from convene_keys.models import ApiKey, AuditEvent, Booking, Member, Vendor, VendorApplication
+from convene_keys.operations import undo
 from tests import factories
 from tests.databases import PEPPER, environ
 
@@ -48,7 +52,7 @@ def season(database_url: str) -> Season:
             "otto": factories.member(factories.organization("Plenty"), name="Otto"),
             "bo": factories.member(factories.organization("Broken"), name="Bo"),
         }
-        _, code = team.invitation(Actor.of_member(maya, Origin()), ines.id)
+        _, code = accounts_members.invitation(Actor.of_member(maya, Origin()), ines.id)
         _long_names(people["lena"])
         for number in range(60):
             factories.api_key(people["otto"].organization, f"Key {number}", creator=people["otto"])
@@ -97,7 +101,9 @@ def _long_names(lena: Member) -> None:
     factories.market_data(lena.organization)
     member = Actor.of_member(lena, Origin())
     old, _ = factories.api_key(lena.organization, f"{LONG} till", creator=lena, **used)
-    keys.rotate(member, old.id, grace=timedelta(days=1), peppers=[PEPPER], created_by_id=lena.id)
+    lifecycle.rotate(
+        member, old.id, grace=timedelta(days=1), peppers=[PEPPER], created_by_id=lena.id
+    )
     leaked, secret = factories.api_key(lena.organization, f"{LONG} phone", creator=lena, **used)
     thief = Origin(used["last_used_ip"], agent)
     factories.call(secret, "approve_booking", thief, id=1)
@@ -109,7 +115,7 @@ def _long_names(lena: Member) -> None:
         select(AuditEvent.id).where(AuditEvent.key_id == leaked.id).order_by(AuditEvent.id).limit(2)
     )
     undo.undo(member, leaked.id, declined)
-    leaks.report_own(member, leaked.id, WORD)
+    reports.report_own(member, leaked.id, WORD)
     for model, values in (
         (Vendor, {"name": LONG, "name_folded": LONG.lower(), "category": WORD}),
         (VendorApplication, {"message": f"{LONG}. " * 6, "note": LONG}),

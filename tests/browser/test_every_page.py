@@ -11,8 +11,9 @@ import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from convene_keys import create_app, team
-from convene_keys.access import Access, declared
+from convene_keys import create_app
+from convene_keys.accounts import organizations
+from convene_keys.http.access import Access, declared
 from tests.browser.conftest import Place, listen, unexpected
 from tests.browser.season import LONG
 from tests.databases import PEPPER, SECRET_KEY, environ
@@ -291,7 +292,7 @@ def test_set_up_and_a_database_that_is_away(
 ) -> None:
     page = context.new_page()
     said = listen(page, server.url)
-    page.goto(f"/setup?code={team.setup_code(SECRET_KEY, PEPPER)}")
+    page.goto(f"/setup?code={organizations.setup_code(SECRET_KEY, PEPPER)}")
     expect(page.get_by_role("heading", name="Welcome")).to_be_visible()
     faults = look(page) + said
     assert not faults, "\n".join(faults)

@@ -7,8 +7,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from convene_keys import create_app
-from convene_keys.audit import Origin
-from convene_keys.extensions import db
+from convene_keys.audit.log import Origin
+from convene_keys.db.session import db
 from tests import factories as make
 from tests.browser.conftest import PATIENCE, listen
 from tests.browser.season import signed

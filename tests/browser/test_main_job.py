@@ -4,7 +4,7 @@ import re
 
 from playwright.sync_api import Page, expect
 
-from convene_keys import team
+from convene_keys.accounts import organizations
 from tests.browser.conftest import pasted
 from tests.databases import PEPPER, SECRET_KEY
 from tests.servers import Server, Visitor
@@ -18,7 +18,7 @@ def call(server: Server, key: str, path: str) -> int:
 
 
 def test_a_key_is_made_used_watched_and_revoked(page: Page, server: Server) -> None:
-    page.goto(f"/setup?code={team.setup_code(SECRET_KEY, PEPPER)}")
+    page.goto(f"/setup?code={organizations.setup_code(SECRET_KEY, PEPPER)}")
     page.get_by_label("Organization").fill("Riverside Market")
     page.get_by_label("Your name").fill("Maya Lindqvist")
     page.get_by_label("Email").fill("maya@example.org")
@@ -77,7 +77,7 @@ def test_a_key_is_made_used_watched_and_revoked(page: Page, server: Server) -> N
 
 
 def test_the_secret_is_in_no_log_and_no_page_again(page: Page, server: Server) -> None:
-    page.goto(f"/setup?code={team.setup_code(SECRET_KEY, PEPPER)}")
+    page.goto(f"/setup?code={organizations.setup_code(SECRET_KEY, PEPPER)}")
     page.get_by_label("Organization").fill("Riverside Market")
     page.get_by_label("Your name").fill("Maya Lindqvist")
     page.get_by_label("Email").fill("maya@example.org")
@@ -95,4 +95,4 @@ def test_the_secret_is_in_no_log_and_no_page_again(page: Page, server: Server) -
     assert "/api/v1/admin/bookings" in log
     assert key not in log
     assert PASSWORD not in log
-    assert team.setup_code(SECRET_KEY, PEPPER) not in log
+    assert organizations.setup_code(SECRET_KEY, PEPPER) not in log

@@ -7,8 +7,9 @@ import pytest
 from flask import Flask
 from playwright.sync_api import Browser, Page, expect
 
-from convene_keys import clock, create_app, passwords
-from convene_keys.extensions import db
+from convene_keys import clock, create_app
+from convene_keys.accounts import passwords
+from convene_keys.db.session import db
 from convene_keys.models import SignInSession
 from tests import factories as make
 from tests.browser.conftest import PATIENCE, listen, unexpected

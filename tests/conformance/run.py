@@ -21,7 +21,7 @@ from pathlib import Path
 from flask_migrate import upgrade
 
 from convene_keys import create_app
-from convene_keys.extensions import db
+from convene_keys.db.session import db
 from convene_keys.mcp import bundle
 from convene_keys.mcp.protocol import VERSIONS
 from tests import factories as make

@@ -38,6 +38,7 @@ from tests.golden.world import (
     digest,
     in_hex,
     pepper_id,
+    redact,
     tokens,
     world,
     written,
@@ -82,11 +83,11 @@ def keys_() -> str:
     texts = (f"a {KEY} b", f"{KEY}{KEY}", f"“{KEY[:20]}…”", "fm_org_abcd", f"{KEY}x", "nothing")
     found: Json = {
         "minted": vectors,
-        "pepper ids": {pepper: tokens.pepper_id(pepper) for pepper in (PEPPER, NEW_PEPPER, "é")},
-        "redacted": {text: tokens.redact(text) for text in texts},
+        "pepper ids": {pepper: pepper_id(pepper) for pepper in (PEPPER, NEW_PEPPER, "é")},
+        "redacted": {text: redact(text) for text in texts},
         "malformed": {t: tokens.is_well_formed(t) for t in (KEY[:-1], KEY.lower(), f"{KEY}\n", "")},
     }
-    assert tokens.pepper_id(PEPPER) == pepper_id(PEPPER)
+    assert pepper_id(PEPPER) == pepper_id(PEPPER)
     columns = "SELECT hint, hex(digest) AS digest, pepper_id FROM api_key WHERE id = 1"
     with world(KEY_PEPPER=f"{NEW_PEPPER} ,  {PEPPER}") as w:
         found["before a newer pepper"] = w.rows(columns)

@@ -27,10 +27,13 @@ from unittest.mock import patch
 import bcrypt
 from flask_migrate import upgrade
 
-from convene_keys import clock, config, create_app, tokens
+from convene_keys import clock, config, create_app
+from convene_keys.audit.actions import Action
 from convene_keys.config import ConfigError
-from convene_keys.events import Action, Outcome
-from convene_keys.postman import deliver_next
+from convene_keys.keys import tokens
+from convene_keys.mail.outbox import deliver_next
+from convene_keys.models import Outcome
+from convene_keys.text import redact
 from tests.databases import AUDIT_KEY, PEPPER, environ
 
 # So that no other file here says what they are called.
@@ -42,6 +45,8 @@ __all__ = [
     "Outcome",
     "create_app",
     "deliver_next",
+    "pepper_id",
+    "redact",
     "tokens",
 ]
 

@@ -11,7 +11,7 @@ from flask import Flask
 from sqlalchemy import select, update
 
 from convene_keys import clock, create_app
-from convene_keys.extensions import db
+from convene_keys.db.session import db
 from convene_keys.models import ApiKey, AuditEvent, Organization
 from tests import factories as make
 from tests.databases import environ

@@ -16,9 +16,9 @@ from mcp.client.client import Client
 from mcp_types import Implementation
 from sqlalchemy import select
 
-from convene_keys.extensions import db
+from convene_keys.db.session import db
 from convene_keys.models import AuditEvent, Booking
-from convene_keys.operations import OPERATIONS
+from convene_keys.operations.table import OPERATIONS
 from tests import factories as make
 from tests.databases import environ
 from tests.mcp.bridges import (

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft7Validator
 
-from convene_keys import create_app, tokens
-from convene_keys.extensions import db
+from convene_keys import create_app
+from convene_keys.db.session import db
+from convene_keys.keys import tokens
 from convene_keys.mcp import bundle
 from convene_keys.mcp.catalogue import PROMPTS
 from convene_keys.mcp.methods import VERSION
-from convene_keys.operations import OPERATIONS
+from convene_keys.operations.table import OPERATIONS
 from tests.conftest import Browser, new_browser
 from tests.databases import environ
 

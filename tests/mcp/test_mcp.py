@@ -10,11 +10,11 @@ from mcp_types import methods
 from sqlalchemy import select
 
 from convene_keys import create_app
-from convene_keys.extensions import db
+from convene_keys.db.session import db
 from convene_keys.mcp import catalogue
 from convene_keys.mcp.protocol import HANDSHAKE, STATELESS, VERSIONS
 from convene_keys.models import ApiKey, AuditEvent, Member, Organization, Scope
-from convene_keys.operations import OPERATIONS
+from convene_keys.operations.table import OPERATIONS
 from tests import factories as make
 from tests.conftest import Browser, Clock, challenge, new_browser
 from tests.databases import environ
@@ -450,7 +450,7 @@ def test_failure_of_ours_is_told_without_its_cause(
     def fail(*_: object) -> None:
         raise RuntimeError("secret cause")
 
-    monkeypatch.setattr("convene_keys.markets.dashboard", fail)
+    monkeypatch.setattr("convene_keys.markets.queries.dashboard", fail)
     answer = caller.call("tools/call", 500, name="dashboard")
     assert "secret cause" not in json.dumps(answer)
     assert answer["error"]["data"]["code"] == "internal"

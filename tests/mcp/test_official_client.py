@@ -14,9 +14,9 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp_types import CallToolResult, Implementation
 from sqlalchemy import select
 
-from convene_keys.extensions import db
+from convene_keys.db.session import db
 from convene_keys.models import AuditEvent, Booking
-from convene_keys.operations import OPERATIONS
+from convene_keys.operations.table import OPERATIONS
 from tests.mcp.conftest import Market
 
 ERAS = {"legacy": "2025-11-25", "2026-07-28": "2026-07-28", "auto": "2026-07-28"}

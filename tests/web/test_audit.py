@@ -9,11 +9,12 @@ from html import unescape
 
 import pytest
 
-from convene_keys import audit
-from convene_keys.audit import Actor, Origin, Target, record
-from convene_keys.events import Action, Outcome
-from convene_keys.extensions import alone, db, transaction
-from convene_keys.models import AuditEvent
+from convene_keys.audit import export
+from convene_keys.audit import queries as audit_queries
+from convene_keys.audit.actions import Action
+from convene_keys.audit.log import Actor, Origin, Target, record
+from convene_keys.db.session import alone, db, transaction
+from convene_keys.models import AuditEvent, Outcome
 from convene_keys.web import audit as audit_pages
 from tests import factories as make
 from tests.conftest import Browser, Clock
@@ -166,7 +167,7 @@ def test_htmx_gets_the_log_or_only_the_older_lines(client, maya):
 
 def test_counting_stops_where_it_gets_slow(client, maya, monkeypatch):
     monkeypatch.setattr(audit_pages, "PAGE_SIZE", 2)
-    monkeypatch.setattr(audit, "COUNT_CAP", 2)
+    monkeypatch.setattr(audit_queries, "COUNT_CAP", 2)
     for _ in range(3):
         happened(Actor.system(maya.organization_id))
     assert "More than 2 events" in client.get("/admin/audit_log").text
@@ -201,7 +202,7 @@ def test_csv_has_the_filtered_rows_oldest_first_and_runs_nothing(client, maya):
     assert answer.text.startswith(audit_pages.BOM)
     rows = list(csv.DictReader(io.StringIO(answer.text.removeprefix(audit_pages.BOM))))
     assert [int(row["id"]) for row in rows] == [first, second]
-    assert tuple(rows[0]) == audit.COLUMNS
+    assert tuple(rows[0]) == export.COLUMNS
     assert rows[0]["key_name"] == "'=HYPERLINK(1)"
 
 

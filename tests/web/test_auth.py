@@ -8,9 +8,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from convene_keys import create_app, passwords, team
-from convene_keys.audit import Actor, Origin
-from convene_keys.extensions import db
+from convene_keys import create_app
+from convene_keys.accounts import members, organizations, passwords
+from convene_keys.audit.log import Actor, Origin
+from convene_keys.db.session import db
 from convene_keys.models import AuditEvent, Booking, Member, Organization, SignInSession
 from tests import factories as make
 from tests.conftest import Clock, new_browser
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.pages
 
 PASSWORD = "plum kettle orbit sandal"
 NEW_PASSWORD = "violet anchor meadow biscuit"
-SETUP = f"/setup?code={team.setup_code(SECRET_KEY, PEPPER)}"
+SETUP = f"/setup?code={organizations.setup_code(SECRET_KEY, PEPPER)}"
 FORM = {
     "organization": "Riverside Markets",
     "name": "Maya Lindqvist",
@@ -56,7 +57,7 @@ def actions() -> list[tuple[str, str]]:
 
 
 def link_for(member: Member, by: Member) -> str:
-    _, code = team.invitation(Actor.of_member(by, Origin()), member.id)
+    _, code = members.invitation(Actor.of_member(by, Origin()), member.id)
     return f"/welcome?code={code}"
 
 

@@ -16,11 +16,11 @@ from flask import Flask, url_for
 from flask.testing import FlaskClient
 from sqlalchemy import func, select, update
 
-from convene_keys import passwords, team
-from convene_keys.access import Access, declared
-from convene_keys.audit import Actor, Origin, Target, record
-from convene_keys.events import Action
-from convene_keys.extensions import db, transaction
+from convene_keys.accounts import members, passwords
+from convene_keys.audit.actions import Action
+from convene_keys.audit.log import Actor, Origin, Target, record
+from convene_keys.db.session import db, transaction
+from convene_keys.http.access import Access, declared
 from convene_keys.models import (
     ApiKey,
     AuditEvent,
@@ -153,7 +153,7 @@ def _address(app: Flask, endpoint: str, of: Organization) -> tuple[str, dict[str
             db.session.commit()
     elif "link_id" in rule.arguments:
         member = make.member(of, name=f"Member {number}")
-        team.invitation(Actor.system(of.id), member.id)
+        members.invitation(Actor.system(of.id), member.id)
         link = select(SignInLink.id).where(SignInLink.member_id == member.id)
         arguments = {"link_id": db.session.scalar(link)}
     with app.test_request_context():
@@ -292,7 +292,7 @@ def _disable(app: Flask, noor: Member) -> Callable[[], None]:
 
     def disable() -> None:
         with app.app_context():
-            team.set_disabled(actor, member_id, disabled=True)
+            members.set_disabled(actor, member_id, disabled=True)
 
     return disable
 

@@ -5,9 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from convene_keys import checkup, clock
-from convene_keys.extensions import db
-from convene_keys.habits import Kind
+from convene_keys import clock
+from convene_keys.checkup import findings
+from convene_keys.checkup.advice import Kind
+from convene_keys.db.session import db
 from convene_keys.models import ApiKey, AuditEvent, Member
 from tests import factories as make
 from tests.conftest import Browser, Clock
@@ -176,13 +177,13 @@ def test_count_is_as_it_is_for_few_keys_and_at_most_a_minute_old_for_many(
     client: Browser, maya: Member, hands: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = []
-    look = checkup.look
+    look = findings.run
 
-    def counted(*arguments: object) -> checkup.CheckUp:
+    def counted(*arguments: object) -> findings.CheckUp:
         looked.append(1)
         return look(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(checkup, "look", counted)
+    monkeypatch.setattr(findings, "run", counted)
     (first,) = unused(maya, "Till")
     for _ in range(2):
         assert badge(client) == "Check-up, 1 finding"

@@ -19,7 +19,7 @@ import pytest
 from flask import Flask
 
 from convene_keys import clock, create_app
-from convene_keys.extensions import db
+from convene_keys.db.session import db
 from convene_keys.models import ApiKey, Member
 from tests import factories as make
 from tests.conftest import Browser, new_browser

@@ -8,9 +8,10 @@ import pytest
 from flask import Flask
 from sqlalchemy import event
 
-from convene_keys import clock, sample_data
-from convene_keys.audit import Actor
-from convene_keys.extensions import db
+from convene_keys import clock
+from convene_keys.audit.log import Actor
+from convene_keys.db.session import db
+from convene_keys.markets import sample
 from convene_keys.models import (
     AuditEvent,
     Booking,
@@ -172,7 +173,7 @@ def test_bookings_refuse_a_day_that_does_not_exist(client: Browser, maya: Member
 @AREAS
 def test_older_rows_are_loaded_page_by_page(app: Flask, client: Browser, noun: str) -> None:
     organization = make.organization()
-    sample_data.make(Actor.system(organization.id))
+    sample.make(Actor.system(organization.id))
     client.sign_in(make.member(organization))
     url, seen = f"/admin/{noun}s?status=all", list[int]()
     total = tabs(client.get(url).text)["all"]
@@ -232,7 +233,7 @@ def test_lists_show_nothing_of_another_organization(
 
 def test_lists_cost_the_same_number_of_queries_however_long(app: Flask, client: Browser) -> None:
     organization = make.organization()
-    sample_data.make(Actor.system(organization.id))
+    sample.make(Actor.system(organization.id))
     client.sign_in(make.member(organization))
     asked: list[str] = []
     event.listen(db.engine, "before_cursor_execute", lambda *args: asked.append(args[2]))

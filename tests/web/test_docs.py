@@ -13,10 +13,12 @@ from urllib.parse import urlsplit
 import pytest
 from flask import Flask
 
-from convene_keys import create_app, reference, sample_data
-from convene_keys.audit import Actor
-from convene_keys.extensions import db
-from convene_keys.operations import OPERATIONS
+from convene_keys import create_app
+from convene_keys.audit.log import Actor
+from convene_keys.db.session import db
+from convene_keys.markets import sample
+from convene_keys.operations import reference
+from convene_keys.operations.table import OPERATIONS
 from convene_keys.web.docs import words
 from tests import factories as make
 from tests.conftest import Browser, new_browser
@@ -101,7 +103,7 @@ def test_curl_sends_what_the_example_says(client: Browser) -> None:
 def test_python_works_as_it_stands(app: Flask, database_url: str, tmp_path: Path) -> None:
     """Against the real server, with the sample season: one program of all the page's pieces."""
     organization = make.organization()
-    sample_data.make(Actor.system(organization.id), NOON.date())
+    sample.make(Actor.system(organization.id), NOON.date())
     _, secret = make.api_key(organization, creator=make.member(organization))
     db.session.remove()
     with Server(database_url, tmp_path / "log") as server:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from flask.testing import FlaskClient
 
-from convene_keys import passwords
-from convene_keys.extensions import db
+from convene_keys.accounts import passwords
+from convene_keys.db.session import db
 from convene_keys.models import ApiKey, AuditEvent, Member
 from tests import factories as make
 from tests.conftest import Browser, Clock

@@ -8,8 +8,8 @@ import pytest
 from flask import Flask, abort
 
 from convene_keys import errors
-from convene_keys.access import Access, access
 from convene_keys.errors import Problem
+from convene_keys.http.access import Access, access
 from tests import factories as make
 from tests.conftest import Browser, new_browser
 

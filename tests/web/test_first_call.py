@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from convene_keys.extensions import db
+from convene_keys.db.session import db
 from convene_keys.models import ApiKey
 from tests import factories as make
 from tests.conftest import Browser, Clock

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from convene_keys.audit import Actor, Origin, record
-from convene_keys.events import Action
-from convene_keys.extensions import db, transaction
+from convene_keys.audit.actions import Action
+from convene_keys.audit.log import Actor, Origin, record
+from convene_keys.db.session import db, transaction
 from convene_keys.models import ApiKey, Member, Organization
 from convene_keys.web.formats import html_time
 from tests import factories as make

@@ -6,7 +6,7 @@ import pytest
 from flask import Flask
 
 from convene_keys import create_app
-from convene_keys.extensions import db
+from convene_keys.db.session import db
 from tests import factories as make
 from tests.conftest import Browser, new_browser
 from tests.databases import Postgres, environ

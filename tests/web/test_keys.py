@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from convene_keys import keys
-from convene_keys.audit import Actor, Origin, record
-from convene_keys.events import Action
-from convene_keys.extensions import db, transaction
+from convene_keys.audit.actions import Action
+from convene_keys.audit.log import Actor, Origin, record
+from convene_keys.db.session import db, transaction
+from convene_keys.keys import queries as key_queries
 from convene_keys.models import ApiKey, AuditEvent
 from tests import factories as make
 from tests.conftest import Browser, Clock
@@ -206,7 +206,9 @@ def test_list_searches_sorts_and_filters(client, maya, hands: Clock, query, expe
 
 def test_list_has_pages(client, maya, monkeypatch):
     monkeypatch.setattr(
-        keys.list_keys, "__kwdefaults__", {**keys.list_keys.__kwdefaults__, "page_size": 2}
+        key_queries.list_keys,
+        "__kwdefaults__",
+        {**key_queries.list_keys.__kwdefaults__, "page_size": 2},
     )
     for number in range(5):
         make.api_key(maya.organization, f"Key {number}")
@@ -378,7 +380,7 @@ def test_after_half_an_hour_creating_needs_the_password(client, hands: Clock, pa
 
 
 def test_the_right_password_makes_the_session_fresh_again(client, hands: Clock):
-    from convene_keys import passwords
+    from convene_keys.accounts import passwords
     from tests.databases import PEPPER
 
     right = "correct horse battery staple"

@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from convene_keys.audit import Actor, Origin, Target, record
+from convene_keys.audit.actions import Action
+from convene_keys.audit.log import Actor, Origin, Target, record
+from convene_keys.db.session import db, transaction
 from convene_keys.errors import Problem
-from convene_keys.events import Action, Outcome
-from convene_keys.extensions import db, transaction
-from convene_keys.models import ApiKey, AuditEvent
+from convene_keys.models import ApiKey, AuditEvent, Outcome
 from tests import factories as make
 from tests.conftest import Browser, Clock
 

@@ -10,10 +10,11 @@ from flask.testing import FlaskClient
 from itsdangerous import URLSafeSerializer
 from sqlalchemy import select
 
-from convene_keys import accounts, clock, links, passwords, team
-from convene_keys.audit import Actor, Origin
+from convene_keys import clock
+from convene_keys.accounts import links, members, passwords, sign_in
+from convene_keys.audit.log import Actor, Origin
+from convene_keys.db.session import db, transaction
 from convene_keys.errors import TooMany
-from convene_keys.extensions import db, transaction
 from convene_keys.models import AuditEvent, Member
 from tests import factories as make
 from tests.conftest import Browser, Clock, new_browser
@@ -141,7 +142,7 @@ def test_a_link_ends_with_a_new_password(client, maya, noor):
     link = made(client, noor)
     session, _ = make.session(noor)
     actor = Actor.of_member(noor, Origin())
-    accounts.change_password(actor, noor, session.id, "amber cello thicket pond", [PEPPER])
+    sign_in.change_password(actor, noor, session.id, "amber cello thicket pond", [PEPPER])
 
     assert not opens(client, link)
     assert withdrawals() == [("Noor", "Noor", {"made_by": "Maya", "reason": "a new password"})]
@@ -252,13 +253,13 @@ def test_an_organization_adds_twenty_members_an_hour(client, maya, noor, hands):
     elsewhere.sign_in(make.member(make.organization()))
     assert add(elsewhere, 98) == 200
     of = Actor.system(maya.organization_id)
-    assert team.invitation(of, noor.id), "whoever hosts this can always let somebody in"
+    assert members.invitation(of, noor.id), "whoever hosts this can always let somebody in"
     hands.advance(minutes=50)
     actor = Actor.of_member(maya, Origin())
     for _ in range(18):
-        team.invitation(actor, noor.id)
+        members.invitation(actor, noor.id)
     with pytest.raises(TooMany):
-        team.invitation(actor, noor.id)
+        members.invitation(actor, noor.id)
 
 
 def test_the_last_place_is_given_once(client, app, maya, noor):

@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from convene_keys import clock, create_app, passwords
-from convene_keys.devices import device
-from convene_keys.extensions import db
+from convene_keys import clock, create_app
+from convene_keys.accounts import passwords
+from convene_keys.audit.user_agents import device
+from convene_keys.db.session import db
 from convene_keys.models import AuditEvent, Mail, Member, Organization
 from tests import factories as make
 from tests.conftest import Browser, Clock, new_browser

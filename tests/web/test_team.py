@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from convene_keys import clock, passwords
-from convene_keys.extensions import db
+from convene_keys import clock
+from convene_keys.accounts import passwords
+from convene_keys.db.session import db
 from convene_keys.models import AuditEvent, Member, SignInSession
 from tests import factories as make
 from tests.conftest import Browser, Clock, new_browser

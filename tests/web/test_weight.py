@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench import fill
-from convene_keys import create_app, keys
-from convene_keys.extensions import db
+from convene_keys import create_app
+from convene_keys.db.session import db
+from convene_keys.keys import queries as key_queries
 from convene_keys.models import Member
 from tests import factories as make
 from tests.conftest import Browser, new_browser
@@ -112,7 +113,7 @@ def test_a_first_visit_of_the_key_list_is_light(full: tuple[Browser, str], tmp_p
     with Server(database_url, tmp_path / "log") as server:
         sign_in = f"convene={cookie.value}"
         weight, text = fetch(server, "/admin/api_keys", sign_in)
-        assert text.count('<tr id="key-') == keys.PAGE_SIZE
+        assert text.count('<tr id="key-') == key_queries.PAGE_SIZE
         weights = {"the page": weight}
         for path in sorted(set(re.findall(r'(?:href|src)="(/static/[^"#]+)', text))):
             weights[path], _ = fetch(server, path, sign_in)

@@ -1,0 +1,1 @@
+"""People: members, their organizations, passwords, sessions and links."""

@@ -1,0 +1,1 @@
+"""The check-up: security habits, checked against an organization’s keys."""

@@ -1,0 +1,322 @@
+"""The check-up: looks an organization's keys and team over for what `habits` warns of, and mends it.
+
+Only keys that work are looked at, and none whose successor works already; of one whose maker has
+left nothing but that is said. To add a finding, add a member to `Kind` and a rule here.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, joinedload
+
+from convene_keys import clock
+from convene_keys.accounts.authorization import acting
+from convene_keys.audit import user_agents
+from convene_keys.audit.actions import Action
+from convene_keys.audit.log import Actor
+from convene_keys.checkup.advice import ADVICE, MAKERS_MAX, Kind, Remedy, is_vague
+from convene_keys.errors import NotFound
+from convene_keys.keys import lifecycle
+from convene_keys.keys import queries as key_queries
+from convene_keys.models import (
+    MAKERS_OF_KEYS,
+    ApiKey,
+    AuditEvent,
+    KeyMakers,
+    KeyUse,
+    Member,
+    Organization,
+    Role,
+    Scope,
+    Tool,
+)
+from convene_keys.text import fold
+
+IDLE, UNUSED, STEADY, UNCHANGED, SHARED = (timedelta(days=n) for n in (90, 14, 30, 90, 7))
+
+
+@dataclass(frozen=True)
+class Concerned:
+    """A key or member that a finding is about, the moment that counts, and what was seen."""
+
+    id: int
+    name: str
+    since: datetime
+    seen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found, in which keys or members, by name.
+
+    `who` left or lost their role at the moment `at`, where that is what was found.
+    """
+
+    kind: Kind
+    concerned: Sequence[Concerned]
+    who: str = ""
+    at: datetime | None = None
+
+    @property
+    def title(self) -> str:
+        return self.kind.advice.title(len(self.concerned))
+
+
+@dataclass(frozen=True)
+class CheckUp:
+    """`keys` were looked at; `findings` has the most urgent first, `kept` the habits without any."""
+
+    keys: int
+    findings: Sequence[Finding]
+
+    @property
+    def kept(self) -> list[str]:
+        broken = {finding.kind.advice.habit for finding in self.findings}
+        return [habit for habit in ADVICE if habit not in broken]
+
+    def of(self, kind: Kind) -> list[Concerned]:
+        """All that findings of one kind concern, each once."""
+        some = (one for f in self.findings if f.kind is kind for one in f.concerned)
+        return list({one.id: one for one in some}.values())
+
+
+def findings(session: Session, organization_id: int) -> Sequence[Finding]:
+    return run(session, organization_id).findings
+
+
+def run(session: Session, organization_id: int) -> CheckUp:
+    """Look everything over, as it is now: a handful of statements, whatever there is."""
+    now, organization = clock.now(), session.get_one(Organization, organization_id)
+    rows = session.execute(_looked_at(organization_id, now)).all()
+    rows = sorted(rows, key=lambda row: (row.name_folded, row.id))
+    working = [row for row in rows if not _maker_gone(row)]
+    concerned: dict[Kind, list[Concerned]] = {
+        Kind.MAKER_GONE: _made(row for row in rows if _maker_gone(row)),
+        Kind.CONTRADICTED: list(_contradicted(working)),
+        Kind.SHARED: list(_shared(session, working, now)),
+        Kind.MAKERS: _makers(session, organization),
+    }
+    for kind, rule in _RULES.items():
+        since = ((row, rule(row, organization, now)) for row in working)
+        concerned[kind] = [Concerned(row.id, row.name, at) for row, at in since if at is not None]
+    found = [Finding(kind, some) for kind, some in concerned.items() if some]
+    found += _team_changed(session, organization_id, working)
+    order = list(Kind)
+    return CheckUp(len(rows), sorted(found, key=lambda finding: order.index(finding.kind)))
+
+
+def end_date(organization: Organization, key_id: int) -> datetime:
+    """When a key stops working that is given an end date now, by the organization's habit.
+
+    Not all on one day: each on its own in the second half of the months, those that were made one
+    after the other a week apart. The key's id decides, so that what was shown is what is set.
+    """
+    last = clock.months_after(clock.now(), organization.rotate_months)
+    before = timedelta(days=7 * key_id % (14 * organization.rotate_months + 1))
+    zone = ZoneInfo(organization.timezone)
+    return lifecycle.end_of((last - before).astimezone(zone).date(), organization.timezone)
+
+
+def apply_fix(actor: Actor, kind: Kind, key_ids: Iterable[int]) -> tuple[list[str], list[str]]:
+    """Do what a kind's remedy says to those of these keys that are still concerned, all or none.
+
+    The names of the keys it was done to, and of those that needed it no longer. Raises `NotFound`
+    when one of them is not the organization's, or the kind has no remedy for all at once.
+    """
+    wanted = set(key_ids)
+    with acting(actor, Role.MANAGER) as session:
+        organization = session.get_one(Organization, actor.organization_id)
+        rows = session.scalars(
+            select(ApiKey)
+            .where(ApiKey.organization_id == organization.id, ApiKey.id.in_(wanted))
+            .options(joinedload(ApiKey.creator))
+            .order_by(ApiKey.id)  # the same order for all, so that none waits for another in turn
+            .with_for_update(of=ApiKey)
+        ).all()
+        if kind.advice.remedy is None or len(rows) != len(wanted):
+            raise NotFound("There is no such key.")
+        still = {one.id for one in run(session, organization.id).of(kind)}
+        for key in rows:
+            if key.id not in still:
+                continue
+            match kind.advice.remedy:
+                case Remedy.REVOKE:
+                    reason = kind.advice.one.replace("1 key", "the key")
+                    lifecycle.revoke_in(session, actor, key, f"Check-up: {reason}")
+                case Remedy.NARROW:
+                    lifecycle.set_scope(session, actor, key, Scope.READ)
+                case Remedy.END:
+                    lifecycle.set_expiry(session, actor, key, end_date(organization, key.id))
+        mended = [key.name for key in rows if key.id in still]
+        return mended, [key.name for key in rows if key.id not in still]
+
+
+def _looked_at(organization_id: int, now: datetime) -> Any:
+    """What the rules need to know of each key, in one statement that walks indices."""
+    used = select(func.min(KeyUse.first_at)).where(KeyUse.key_id == ApiKey.id)
+    returned = select(func.max(KeyUse.returned_at)).where(KeyUse.key_id == ApiKey.id)
+    return (
+        select(
+            ApiKey.id,
+            ApiKey.name,
+            ApiKey.name_folded,
+            ApiKey.tool,
+            ApiKey.scope,
+            ApiKey.created_at,
+            ApiKey.created_by_id,
+            ApiKey.expires_at,
+            ApiKey.last_used_at,
+            ApiKey.last_used_user_agent,
+            ApiKey.last_changed_at,
+            Member.role.label("maker_role"),
+            Member.disabled_at.label("maker_disabled_at"),
+            used.scalar_subquery().label("first_used_at"),
+            returned.scalar_subquery().label("returned_at"),
+        )
+        .outerjoin(Member, Member.id == ApiKey.created_by_id)
+        .where(
+            ApiKey.organization_id == organization_id,
+            ApiKey.revoked_at.is_(None),
+            ApiKey.expires_at.is_(None) | (ApiKey.expires_at > now),
+            ~key_queries.has_working_successor(),
+        )
+    )
+
+
+# The rules: since when it is so, or None where it isn't ------------------------------------------
+
+
+def _maker_gone(row: Any) -> bool:
+    gone = row.maker_role not in MAKERS_OF_KEYS or row.maker_disabled_at is not None
+    return row.created_by_id is not None and gone
+
+
+def _due(row: Any, of: Organization, now: datetime) -> datetime | None:
+    return (
+        row.created_at
+        if lifecycle.rotation_due(row.created_at, of.rotate_months)[1] <= now
+        else None
+    )
+
+
+def _due_soon(row: Any, of: Organization, now: datetime) -> datetime | None:
+    soon, due = lifecycle.rotation_due(row.created_at, of.rotate_months)
+    return row.created_at if soon <= now < due else None
+
+
+def _idle(row: Any, _: Organization, now: datetime) -> datetime | None:
+    used: datetime | None = row.last_used_at
+    return used if used is not None and now - used >= IDLE else None
+
+
+def _unused(row: Any, _: Organization, now: datetime) -> datetime | None:
+    never = row.last_used_at is None
+    return row.created_at if never and now - row.created_at >= UNUSED else None
+
+
+def _only_reads(row: Any, of: Organization, now: datetime) -> datetime | None:
+    used: datetime | None = row.first_used_at
+    if row.scope != Scope.READ_WRITE or used is None or _idle(row, of, now):
+        return None
+    changed = row.last_changed_at is not None and now - row.last_changed_at < UNCHANGED
+    return used if now - used >= STEADY and not changed else None
+
+
+def _vague(row: Any, _: Organization, now: datetime) -> datetime | None:
+    return row.created_at if is_vague(row.name_folded) else None
+
+
+def _endless(row: Any, _: Organization, now: datetime) -> datetime | None:
+    return row.created_at if row.expires_at is None else None
+
+
+_RULES: dict[Kind, Callable[[Any, Organization, datetime], datetime | None]] = {
+    Kind.DUE: _due,
+    Kind.DUE_SOON: _due_soon,
+    Kind.IDLE: _idle,
+    Kind.UNUSED: _unused,
+    Kind.ONLY_READS: _only_reads,
+    Kind.VAGUE: _vague,
+    Kind.ENDLESS: _endless,
+}
+
+
+def _contradicted(rows: Iterable[Any]) -> Iterator[Concerned]:
+    for row in rows:
+        client = user_agents.kind(row.last_used_user_agent)
+        tool = user_agents.tool(client)
+        if row.last_used_at and row.tool != Tool.OTHER and tool and tool != row.tool:
+            yield Concerned(row.id, row.name, row.last_used_at, (client,))
+
+
+def _shared(session: Session, rows: Iterable[Any], now: datetime) -> Iterator[Concerned]:
+    """Keys that lately went from one place or kind of client to another and back within the hour."""
+    since = now - SHARED
+    lately = [row for row in rows if row.returned_at is not None and row.returned_at > since]
+    uses: dict[int, list[Any]] = {row.id: [] for row in lately}
+    columns = (KeyUse.key_id, KeyUse.place, KeyUse.client)
+    used = select(*columns).where(KeyUse.key_id.in_(uses), KeyUse.last_at > since)
+    for use in session.execute(used) if lately else ():
+        uses[use.key_id].append(use)
+    for row in lately:
+        seen = {use.place for use in uses[row.id]}, {use.client for use in uses[row.id]}
+        several = [value or "a cloud" for values in seen if len(values) > 1 for value in values]
+        yield Concerned(row.id, row.name, row.returned_at, tuple(sorted(several)))
+
+
+def _team_changed(session: Session, organization_id: int, rows: list[Any]) -> Iterator[Finding]:
+    """One finding for each member who left or lost their role after keys were made that still work."""
+    if not rows:
+        return
+    oldest = min(row.created_at for row in rows)
+    for member, at in _left(session, organization_id, oldest):
+        older = _made(row for row in rows if row.created_at < at)
+        if older:
+            yield Finding(Kind.TEAM_CHANGED, older, member, at)
+
+
+def _left(session: Session, organization_id: int, since: datetime) -> list[tuple[str, datetime]]:
+    """Who could make keys and can't any more, and the moment they left or lost the role, newest first."""
+    of = (Member.organization_id == organization_id, Member.disabled_at > since)
+    gone = select(Member.id, Member.name, Member.disabled_at).where(
+        *of, Member.role.in_(MAKERS_OF_KEYS)
+    )
+    left = {row.id: (row.name, row.disabled_at) for row in session.execute(gone)}
+    changes = select(AuditEvent.target_id, AuditEvent.at, AuditEvent.detail).where(
+        AuditEvent.organization_id == organization_id,
+        AuditEvent.action == Action.MEMBER_CHANGED,
+        AuditEvent.at > since,
+    )
+    lost: dict[int, datetime] = {}
+    for event in session.execute(changes):
+        role = event.detail.get("role", {})
+        if role.get("before") in MAKERS_OF_KEYS and role["after"] not in MAKERS_OF_KEYS:
+            member_id = int(event.target_id)
+            lost[member_id] = max(event.at, lost.get(member_id, event.at))
+    viewers = select(Member.id, Member.name).where(
+        Member.organization_id == organization_id,
+        Member.id.in_(lost),
+        Member.role.not_in(MAKERS_OF_KEYS),  # who has a role again has not left
+    )
+    for row in session.execute(viewers) if lost else ():
+        left[row.id] = (row.name, lost[row.id])
+    return sorted(left.values(), key=lambda one: one[1], reverse=True)
+
+
+def _makers(session: Session, organization: Organization) -> list[Concerned]:
+    roles = MAKERS_OF_KEYS if organization.key_makers == KeyMakers.MANAGERS else (Role.ADMIN,)
+    active = select(Member.id, Member.name, Member.created_at).where(
+        Member.organization_id == organization.id,
+        Member.disabled_at.is_(None),
+        Member.role.in_(roles),
+    )
+    makers = session.execute(active).all()
+    return _made(sorted(makers, key=lambda row: fold(row.name))) if len(makers) > MAKERS_MAX else []
+
+
+def _made(rows: Iterable[Any]) -> list[Concerned]:
+    return [Concerned(row.id, row.name, row.created_at) for row in rows]

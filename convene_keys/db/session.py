@@ -1,0 +1,157 @@
+"""The one way to a connection and to a transaction."""
+
+import fcntl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import Connection, Engine, MetaData, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from convene_keys.db.commits import (
+    Statement,
+    turn_of,
+)
+from convene_keys.db.statements import RawConnection, translated
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+# Parameters stay out of SQLAlchemy's messages: they may be personal data or digests.
+db = SQLAlchemy(metadata=Base.metadata, engine_options={"hide_parameters": True})
+
+
+@contextmanager
+def transaction() -> Iterator[Session]:
+    """One write transaction: commits at the end, rolls back when anything is raised.
+
+    SQLite takes its write lock at the start, since a read that turns into a write fails at once
+    with "database is locked". What was read before is dropped, so that all a change is based on is
+    read inside it.
+    """
+    session: Session = db.session()
+    session.rollback()
+    session.expire_all()
+    with turn_of(session.get_bind().engine):
+        session.connection(execution_options={"sqlite_begin": "IMMEDIATE"})
+        try:
+            yield session
+            session.commit()
+        except BaseException:
+            session.rollback()
+            raise
+
+
+@contextmanager
+def reading() -> Iterator[RawConnection]:
+    """One moment of the database to read from, which holds nobody up.
+
+    What is not committed in the end is undone.
+    """
+    engine = db.engine
+    try:
+        pooled: Any = engine.raw_connection()
+    except engine.dialect.loaded_dbapi.Error as error:
+        raise translated(error, engine) from error
+    connection = RawConnection(pooled.driver_connection, engine)
+    try:
+        connection.begin()
+        yield connection
+    except DBAPIError as error:
+        if engine.dialect.is_disconnect(error.orig, pooled.driver_connection, None):  # type: ignore[arg-type]
+            pooled.invalidate(error.orig)
+        raise
+    finally:
+        pooled.close()
+
+
+def raw_connection(session: Session) -> RawConnection:
+    """The session's connection, with all that the session changed so far, for prepared statements."""
+    session.flush()
+    pooled: Any = session.connection().connection
+    return RawConnection(pooled.driver_connection, session.get_bind().engine)
+
+
+def write(session: Session, statements: Sequence[Statement]) -> None:
+    """Write `statements` in the caller's transaction, after what it changed."""
+    connection = raw_connection(session)
+    for statement, values in statements:
+        connection.run(statement, [values])
+
+
+def serialize(session: Session, name: str) -> None:
+    """Let only one transaction at a time pass here until it ends, across all processes.
+
+    SQLite has one writer anyway; PostgreSQL takes an advisory lock named `name`.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.connection().exec_driver_sql(
+            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (name,)
+        )
+
+
+@contextmanager
+def alone(name: str) -> Iterator[bool]:
+    """Whether nobody else is within under this `name`, in any process. Nobody waits.
+
+    The database, or with SQLite the operating system, lets go of it when a process dies.
+    """
+    engine = db.engine
+    if engine.dialect.name == "sqlite":
+        with open(f"{engine.url.database}-{name}", "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        lock = "SELECT {}(hashtextextended(%s, 0))"
+        got = connection.exec_driver_sql(lock.format("pg_try_advisory_lock"), (name,)).scalar_one()
+        try:
+            yield got
+        finally:
+            if got:
+                connection.exec_driver_sql(lock.format("pg_advisory_unlock"), (name,))
+
+
+def prepare_sqlite(engine: Engine) -> None:
+    """Durable, strict SQLite whose transactions begin where SQLAlchemy says so, if it is SQLite.
+
+    The file is made when it is not there yet, for its owner alone.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    path = Path(engine.url.database or "")
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.touch(mode=0o600)  # what SQLite puts beside it is no more open than this
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver must not begin by itself
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "busy_timeout=5000",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
+        connection.exec_driver_sql(f"BEGIN {mode}")

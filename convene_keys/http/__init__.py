@@ -1,0 +1,1 @@
+"""What all ways in over HTTP share."""

@@ -1,0 +1,51 @@
+"""What every answer carries, whoever made it."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flask import Flask
+
+from convene_keys import limits
+from convene_keys.http import access
+
+# Nothing is loaded from elsewhere, nothing runs inline, nobody frames these pages.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+# Every power of a browser that a page may ask for, closed, but for the button that copies a key.
+# Only what browsers know: for any other name they complain in the console.
+CLOSED = (
+    "accelerometer autoplay browsing-topics camera clipboard-read display-capture "
+    "encrypted-media fullscreen gamepad geolocation gyroscope hid identity-credentials-get "
+    "idle-detection keyboard-map local-fonts magnetometer microphone midi otp-credentials "
+    "payment picture-in-picture publickey-credentials-create publickey-credentials-get "
+    "screen-wake-lock serial storage-access sync-xhr usb window-management "
+    "xr-spatial-tracking"
+)
+PERMISSIONS = ", ".join(
+    [*(f"{feature}=()" for feature in CLOSED.split()), "clipboard-write=(self)"]
+)
+HEADERS = (
+    ("Content-Security-Policy", POLICY),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Permissions-Policy", PERMISSIONS),
+    ("Referrer-Policy", "same-origin"),
+    ("X-Content-Type-Options", "nosniff"),
+)
+HSTS = ("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
+
+
+def init_app(app: Flask, *, secure: bool) -> None:
+    """Add them around the application, where no view and no error can miss them."""
+    inner, fixed = app.wsgi_app, (*HEADERS, HSTS) if secure else HEADERS
+
+    def with_headers(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        def started(status: str, given: list[tuple[str, str]], *error: Any) -> Any:
+            request_id = ("X-Request-Id", access.origin().request_id or "")
+            return start(status, [*given, *fixed, request_id, *limits.headers()], *error)
+
+        return inner(environ, started)
+
+    app.wsgi_app = with_headers  # type: ignore[assignment]

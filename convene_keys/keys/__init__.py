@@ -1,0 +1,1 @@
+"""API keys: made, found, and recognized when a call carries one."""

@@ -1,0 +1,1 @@
+"""Keys that got out: reports of them, their signatures, and a scanner for files."""

@@ -1,0 +1,1 @@
+"""The season: markets, dates, vendors, applications and bookings."""

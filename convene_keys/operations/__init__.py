@@ -1,0 +1,1 @@
+"""What a key may do: one table, and the one runner through which every call goes."""

@@ -1,0 +1,375 @@
+"""The one runner through which every call of a key goes.
+
+REST, MCP and forward-auth take the operations from here, so nothing a key does can miss its checks
+or the audit log.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, TypeVar
+from urllib.parse import unquote, unquote_plus
+
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+
+from convene_keys import clock, limits
+from convene_keys.accounts.authorization import acting
+from convene_keys.audit import log as audit_log
+from convene_keys.audit import seals
+from convene_keys.audit.actions import Action
+from convene_keys.audit.log import Actor, Origin, Target
+from convene_keys.db.commits import Statement, write_together
+from convene_keys.db.session import db, raw_connection, reading, transaction, write
+from convene_keys.errors import (
+    Forbidden,
+    MethodNotAllowed,
+    NotFound,
+    Problem,
+    TooMany,
+    Unauthenticated,
+)
+from convene_keys.keys import authentication, lifecycle, tokens
+from convene_keys.keys import queries as key_queries
+from convene_keys.markets import queries as market_queries
+from convene_keys.models import (
+    MAKERS_OF_KEYS,
+    Organization,
+    OrganizationStatus,
+    Outcome,
+    Role,
+    Scope,
+)
+from convene_keys.operations import schemas
+from convene_keys.operations.table import (
+    OPERATIONS,
+    SELF_REVOKE,
+    Call,
+    Operation,
+    connection_of,
+)
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PATH_MAX = 256  # characters of what is no operation that are looked at: those have fewer
+
+# Whatever a key asks for below these is refused and recorded.
+OFF_LIMITS = ("account", "password", "billing", "stripe", "members", "api_keys")
+# With what a key that may only read passes a proxy: RFC 9110 §9.2.1, but for TRACE.
+READING = ("GET", "HEAD", "OPTIONS")
+
+
+def run(
+    operation: Operation,
+    token: str,
+    read: Callable[[], BaseModel],
+    origin: Origin,
+    peppers: Sequence[str],
+    number: int | None = None,
+) -> BaseModel:
+    """Carry out a key's call, record it, and only then answer.
+
+    `read` gives the input and may raise a `Problem`; it is called once the key is known, so that
+    bad input is recorded under its name as well. `number` says what the call is about, for the
+    log, should it be refused unread. Raises the `Problem` to answer with.
+    """
+
+    def act(call: Call) -> BaseModel:
+        if number is not None and 1 <= number <= schemas.NUMBER_MAX:
+            call.target = operation.target(number)
+        return _carry_out(operation, call, read)
+
+    changes = operation.scope is Scope.READ_WRITE
+    return _run_as_key(operation.action, token, origin, peppers, act, changes=changes)
+
+
+def run_for_member(operation: Operation, actor: Actor, read: Callable[[], BaseModel]) -> BaseModel:
+    """Carry out and record an operation for a signed-in member. Raises `Forbidden` for a viewer."""
+    with acting(actor, Role.MANAGER) as session:
+        of = session.get_one(Organization, actor.organization_id)
+        call = Call(
+            session, actor, market_queries.OrganizationInfo(of.id, of.name, of.slug, of.timezone)
+        )
+        answer, event = _attempt(operation.action, call, lambda c: _carry_out(operation, c, read))
+        write(session, [event])
+    return _answered(answer)
+
+
+def record_refusal(
+    method: str, path: str, token: str, origin: Origin, peppers: Sequence[str]
+) -> Problem:
+    """The problem to answer with when a key asks for what is no operation; recorded.
+
+    `path` as in `Operation.path`, or that of a page, such as `/admin/api_keys`.
+    """
+    path = path[:PATH_MAX]
+    allowed = sorted({o.method for o in OPERATIONS if _fits(o.path, path)})
+    if path == SELF_REVOKE:
+        allowed = ["POST"]
+    # The first segment of a page's path is no endpoint's.
+    off_limits = path.strip("/").split("/")[0] in (*OFF_LIMITS, "admin", "login", "setup")
+
+    def act(call: Call) -> BaseModel:
+        call.target = _request(method, path)
+        if off_limits:
+            raise Forbidden("No API key may do this. A signed-in admin can.", code="off_limits")
+        _check_standing(call)
+        if allowed:
+            raise MethodNotAllowed(f"{method} is not allowed here.", allowed=allowed)
+        raise NotFound("There is nothing at this address.")
+
+    try:
+        _run_as_key(
+            Action.OFF_LIMITS if off_limits else Action.UNKNOWN, token, origin, peppers, act
+        )
+    except Problem as problem:
+        return problem
+    raise AssertionError("a refusal always raises")  # pragma: no cover
+
+
+def connect(token: str, origin: Origin, peppers: Sequence[str], client: str) -> Scope:
+    """Greet an assistant that has just been given its key; recorded. What the key may do.
+
+    `client` is what the assistant says it is. Raises the `Problem` to answer with.
+    """
+
+    def act(call: Call) -> Scope:
+        call.detail["client"] = client
+        return _standing_scope(call)
+
+    return _run_as_key(Action.KEY_CONNECTED, token, origin, peppers, act)
+
+
+def verify(
+    read: Callable[[], tuple[str, str]], token: str, origin: Origin, peppers: Sequence[str]
+) -> Any:
+    """Let a key through a proxy, or not; recorded. The key, as `keys.find` gives it.
+
+    `read` gives the method and the URI that the proxy was asked for and may raise a `Problem`; it
+    is called once the key is known. Of the URI only the path is recorded: what stands behind a ?
+    may be a secret. Raises the `Problem` to answer with.
+    """
+
+    def act(call: Call) -> Any:
+        call.target = Target("request", None, "an unclear request")
+        method, uri = read()
+        call.target = _request(method, unquote(uri.partition("?")[0]))
+        if tokens.PATTERN.search(unquote_plus(uri)):
+            raise Forbidden(
+                "An API key belongs in the Authorization header only. This one has been seen where "
+                "it may be kept: please revoke it and make a new one.",
+                code="key_outside_header",
+            )
+        _check_standing(call)
+        if method not in READING:
+            _check_may_change(call)
+        return call.key
+
+    return _run_as_key(Action.PROXY_REQUEST, token, origin, peppers, act)
+
+
+def check_key(token: str, origin: Origin, peppers: Sequence[str]) -> Scope:
+    """What a working key may do, for an answer that holds nothing of the organization's.
+
+    Only a refusal is recorded. Raises the `Problem` to answer with.
+    """
+    return _run_as_key(None, token, origin, peppers, _standing_scope)
+
+
+def self_revoke(token: str, origin: Origin, peppers: Sequence[str]) -> None:
+    """End the key that is shown, for good; recorded as its own doing.
+
+    Whoever holds it may, always: whatever its scope, also when its maker left, the organization is
+    a draft, or it called too often. Raises the `Problem` to answer with.
+    """
+
+    def act(call: Call) -> None:
+        key = key_queries.get(call.session, call.organization.id, call.key.id, lock=True)
+        lifecycle.revoke_in(call.session, call.actor, key, "Burned by whoever held it.")
+
+    _run_as_key(None, token, origin, peppers, act, changes=True, limited=False)
+
+
+def _standing_scope(call: Call) -> Scope:
+    _check_standing(call)
+    return Scope(call.key.scope)
+
+
+def _run_as_key(
+    action: Action | None,
+    token: str,
+    origin: Origin,
+    peppers: Sequence[str],
+    act: Callable[[Call], T],
+    *,
+    changes: bool = False,
+    limited: bool = True,
+) -> T:
+    """Whose key is it, does it work, act, record, and only then answer.
+
+    Without an `action` nothing is recorded here, but a refusal.
+
+    What `changes` something is one transaction with its event. What only reads holds no writer up:
+    it reads one moment of the database, and its event may share a commit with others'.
+    """
+    limiter = limits.current()
+    limiter.admit(origin.network, token)
+    if not tokens.is_well_formed(token):
+        limiter.fail(origin.network)
+        if token:
+            raise Unauthenticated("This is not an API key.", code="key_unknown")
+        raise Unauthenticated("Send an API key as Authorization: Bearer KEY.", code="key_missing")
+    try:
+        with transaction() if changes else reading() as within:
+            key = authentication.authenticate(connection_of(within), token, peppers)
+            refusal = authentication.refusal(key)
+            if refusal is None and limited:
+                refusal = _past_limit(limiter.hit(key.id, token))
+            if refusal is None:
+                call = Call(within, Actor.of_key(key, origin), _organization_of(key), key)
+                statements = authentication.usage_updates(key, token, origin, peppers)
+                if action is None:
+                    answer: T | Problem = act(call)
+                else:
+                    answer, event = _attempt(action, call, act)
+                    statements.append(event)
+                if changes and not isinstance(answer, Problem):
+                    statements += authentication.change_updates(key)
+                if isinstance(within, Session):
+                    write(within, statements)
+                elif statements:
+                    write_together(within, statements)
+        if refusal is not None:
+            _record_ended_or_limited(key, token, origin, refusal)
+            raise refusal
+    except Unauthenticated:
+        limiter.fail(origin.network)
+        raise
+    except Problem:
+        raise
+    except Exception:
+        if action is not None:
+            _record_crash(action, token, origin, peppers)
+        raise
+    return _answered(answer)
+
+
+def _past_limit(standing: limits.Standing) -> TooMany | None:
+    if not standing.exceeded:
+        return None
+    return TooMany(
+        f"This key may call {standing.rate.calls:,} times in {standing.rate.seconds:,} seconds.",
+        retry_after=standing.left,
+        code="rate_limited",
+    )
+
+
+def _record_ended_or_limited(key: Any, token: str, origin: Origin, refusal: Problem) -> None:
+    limiter = limits.current()
+    if not isinstance(refusal, TooMany):
+        at = clock.now()
+
+        def note(session: Session, count: int) -> None:
+            of, code = key.organization_id, refusal.code
+            authentication.record_refusal(session, of, key.id, origin, code, count=count, at=at)
+
+        if count := limiter.note_try(key.id, token, note):
+            with transaction() as session:
+                note(session, count)
+        return
+    count = limiter.refuse(key.id)
+    with reading() as connection:  # so that a key that runs wild holds no writer up
+        told = authentication.is_limit_reported(connection, key)
+    if not told:
+        with transaction() as session:
+            count = authentication.record_limited(session, key, origin, count)
+        limiter.tell(key.id, count)
+
+
+def _request(method: str, path: str) -> Target:
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in path)
+    return Target("request", None, f"{method} {shown}")
+
+
+def _organization_of(key: Any) -> market_queries.OrganizationInfo:
+    return market_queries.OrganizationInfo(
+        key.organization_id, key.organization_name, key.organization_slug, key.organization_timezone
+    )
+
+
+def _attempt(action: Action, call: Call, act: Callable[[Call], T]) -> tuple[T | Problem, Statement]:
+    """Act; the answer or the problem, and the event that tells how it ended."""
+    answer: T | Problem
+    try:
+        answer, outcome = act(call), Outcome.OK
+    except Problem as problem:
+        answer = problem
+        outcome = Outcome.DENIED if problem.status == 403 else Outcome.FAILED
+        call.detail["code"] = problem.code
+    key = seals.keys_of(db.engine)[0]
+    return answer, audit_log.event(key, call.actor, action, call.target, outcome, call.detail)
+
+
+def _answered(answer: T | Problem) -> T:
+    if isinstance(answer, Problem):
+        raise answer
+    return answer
+
+
+def _check_standing(call: Call) -> None:
+    """The walls that stand before every operation of a key."""
+    key = call.key
+    if key is None:
+        return
+    gone = key.creator_role not in MAKERS_OF_KEYS or key.creator_disabled_at is not None
+    if key.created_by_id is not None and gone:
+        raise Forbidden(
+            "Who made this key has left or may not make keys any more. Ask for a new key.",
+            code="creator_inactive",
+        )
+    if key.organization_status != OrganizationStatus.LIVE:
+        raise Forbidden(
+            "The organization is a draft. An admin can set it live in its settings.",
+            code="organization_draft",
+        )
+
+
+def _check_may_change(call: Call) -> None:
+    if call.key is not None and call.key.scope != Scope.READ_WRITE:
+        raise Forbidden("This key may only read.", code="scope_required")
+
+
+def _carry_out(operation: Operation, call: Call, read: Callable[[], BaseModel]) -> BaseModel:
+    _check_standing(call)
+    changes = operation.scope is Scope.READ_WRITE
+    if changes:
+        _check_may_change(call)
+    arguments = read()
+    number = getattr(arguments, "id", None)
+    if number is not None:
+        call.target = operation.target(number)
+    else:
+        call.detail |= arguments.model_dump(mode="json", exclude_defaults=True)
+    # What a refused change did before it was refused is undone, and the refusal still recorded.
+    with call.session.begin_nested() if changes else nullcontext():
+        return operation.handler(call, arguments)
+
+
+def _record_crash(action: Action, token: str, origin: Origin, peppers: Sequence[str]) -> None:
+    """Tell the log of a call that failed by a fault of ours, in a transaction of its own."""
+    try:
+        with transaction() as session:
+            key = authentication.authenticate(raw_connection(session), token, peppers)
+            actor, detail = Actor.of_key(key, origin), {"code": "internal"}
+            write(session, authentication.usage_updates(key, token, origin, peppers))
+            audit_log.record(session, actor, action, outcome=Outcome.FAILED, detail=detail)
+    except Exception:
+        log.exception("a failed call could not be recorded")
+
+
+def _fits(pattern: str, path: str) -> bool:
+    wanted, given = pattern.split("/"), path.split("/")
+    return len(wanted) == len(given) and all(
+        a == b or (a == "{id}" and b.isdecimal()) for a, b in zip(wanted, given, strict=True)
+    )

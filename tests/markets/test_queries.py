@@ -1,0 +1,331 @@
+"""Market data: numbers of the dashboard, states, and lists that page."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from convene_keys import clock
+from convene_keys.db.session import db, raw_connection
+from convene_keys.errors import Conflict, Malformed, NotFound
+from convene_keys.markets import decisions
+from convene_keys.markets import queries as market_queries
+from convene_keys.models import (
+    ApplicationStatus,
+    Booking,
+    BookingStatus,
+    Market,
+    MarketDate,
+    MarketDateStatus,
+    Numbered,
+    Organization,
+    Vendor,
+    VendorApplication,
+)
+from convene_keys.text import fold
+from tests import factories as make
+from tests.conftest import Clock
+
+TODAY = date(2026, 11, 24)
+
+
+@pytest.fixture
+def organization(app: Flask, hands: Clock) -> Organization:
+    return make.organization()
+
+
+def _save(*rows: Any) -> None:
+    db.session.add_all(rows)
+    db.session.commit()
+
+
+def _vendor(of: Organization, number: int, name: str) -> Vendor:
+    return Vendor(
+        organization_id=of.id,
+        id=number,
+        name=name,
+        name_folded=fold(name),
+        category="Produce",
+        contact_name="Noor",
+        email="noor@example.org",
+    )
+
+
+def _date(
+    of: Organization, number: int, day: date, status: str = "published", market: int = 1
+) -> Any:
+    return MarketDate(
+        organization_id=of.id,
+        id=number,
+        market_id=market,
+        date=day,
+        opens="08:00",
+        closes="13:00",
+        stalls=20,
+        status=status,
+    )
+
+
+@pytest.fixture
+def season(organization: Organization) -> Organization:
+    """Two markets, four vendors, seven dates, six applications, twelve bookings."""
+    key = {"organization_id": organization.id}
+    _save(*(Market(**key, id=n, name=f"Market {n}", location="Quay") for n in (1, 2)))
+    names = ("Green Acre Farm", "50% Bakery", "Über Käse", "green_thumb")
+    _save(*(_vendor(organization, number, name) for number, name in enumerate(names, 1)))
+    _save(
+        _date(organization, 1, TODAY - timedelta(days=1)),
+        _date(organization, 2, TODAY),
+        _date(organization, 3, TODAY + timedelta(days=7)),
+        _date(organization, 4, TODAY + timedelta(days=7), market=2),
+        _date(organization, 5, TODAY + timedelta(days=2), "draft"),
+        _date(organization, 6, TODAY + timedelta(days=3), "cancelled"),
+        _date(organization, 7, TODAY - timedelta(days=30)),
+    )
+    states = ["pending", "approved", "declined", "waitlisted", "pending", "pending"]
+    _save(
+        *(
+            VendorApplication(**key, id=n, market_id=1 + n % 2, vendor_id=1 + n % 4, status=status)
+            for n, status in enumerate(states, 1)
+        )
+    )
+    bookings = ["pending"] * 5 + ["approved"] * 4 + ["declined", "cancelled", "cancelled"]
+    _save(
+        *(
+            Booking(
+                **key,
+                id=n,
+                market_date_id=1 + n % 3,
+                vendor_id=1 + n % 2,
+                status=status,
+                paid=n in (6, 12),
+                amount=4500,
+            )
+            for n, status in enumerate(bookings, 1)
+        )
+    )
+    make.market_data(make.organization("Elsewhere"))
+    return organization
+
+
+def test_dashboard_counts(season: Organization) -> None:
+    assert market_queries.dashboard(
+        raw_connection(db.session()), season
+    ) == market_queries.Dashboard(
+        pending_applications=3,
+        pending_bookings=5,
+        pending_orders=3,
+        upcoming_market_dates=3,
+        next_market_date=TODAY,
+        total_vendors=4,
+    )
+
+
+def test_dashboard_of_an_empty_organization(organization: Organization) -> None:
+    empty = market_queries.Dashboard(0, 0, 0, 0, None, 0)
+    assert market_queries.dashboard(raw_connection(db.session()), organization) == empty
+
+
+@pytest.mark.parametrize(
+    ("timezone", "day", "upcoming"),
+    [("Pacific/Kiritimati", 25, 2), ("Pacific/Pago_Pago", 24, 3), ("UTC", 24, 3)],
+)
+def test_today_is_the_organizations(
+    season: Organization, timezone: str, day: int, upcoming: int
+) -> None:
+    season.timezone = timezone
+    db.session.commit()
+    assert market_queries.today(season) == date(2026, 11, day)
+    counts = market_queries.dashboard(raw_connection(db.session()), season)
+    assert counts.upcoming_market_dates == upcoming
+    assert counts.next_market_date == (TODAY if day == 24 else TODAY + timedelta(days=7))
+
+
+def test_midnight_is_the_moment_a_day_begins_there() -> None:
+    assert market_queries.midnight(date(2026, 7, 1), "Europe/Berlin") == datetime(
+        2026, 6, 30, 22, tzinfo=UTC
+    )
+    assert market_queries.midnight(date.min, "Asia/Tokyo") == datetime.min.replace(tzinfo=UTC)
+    assert market_queries.midnight(date.max, "America/New_York").date() == date.max
+
+
+# Lists ---------------------------------------------------------------------------------------
+
+LISTS: list[tuple[type[Numbered], dict[str, Any], list[int]]] = [
+    (Market, {}, [1, 2]),
+    (MarketDate, {}, [7, 1, 2, 5, 6, 3, 4]),
+    (MarketDate, {"market_id": 2}, [4]),
+    (MarketDate, {"status": MarketDateStatus.DRAFT}, [5]),
+    (MarketDate, {"since": TODAY}, [2, 5, 6, 3, 4]),
+    (MarketDate, {"until": TODAY}, [7, 1, 2]),
+    (MarketDate, {"since": TODAY, "until": TODAY}, [2]),
+    (MarketDate, {"since": date.max, "until": date.min}, []),
+    (Vendor, {}, [1, 2, 3, 4]),
+    (Vendor, {"q": "GREEN"}, [1, 4]),
+    (Vendor, {"q": "%"}, [2]),
+    (Vendor, {"q": "_"}, [4]),
+    (Vendor, {"q": "U\u0308BER"}, [3]),
+    (VendorApplication, {}, [6, 5, 4, 3, 2, 1]),
+    (VendorApplication, {"status": ApplicationStatus.PENDING}, [6, 5, 1]),
+    (VendorApplication, {"market_id": 1}, [6, 4, 2]),
+    (VendorApplication, {"q": "green"}, [4, 3]),
+    (Booking, {}, [*range(12, 0, -1)]),
+    (Booking, {"status": BookingStatus.CANCELLED}, [12, 11]),
+    (Booking, {"market_date_id": 2}, [10, 7, 4, 1]),
+    (Booking, {"vendor_id": 1}, [12, 10, 8, 6, 4, 2]),
+    (Booking, {"date": TODAY}, [10, 7, 4, 1]),
+    (Booking, {"date": TODAY, "vendor_id": 2}, [7, 1]),
+    (Booking, {"vendor_id": 99}, []),
+]
+
+
+def test_lists_take_their_filters_and_page_completely(season: Organization) -> None:
+    for model, wanted, expected in LISTS:
+        for limit in (1, 2, 5, 100):
+            found: list[int] = []
+            cursor: str | None = None
+            while True:
+                page = market_queries.page(
+                    raw_connection(db.session()),
+                    model,
+                    season.id,
+                    cursor=cursor,
+                    limit=limit,
+                    **wanted,
+                )
+                assert len(page.rows) <= limit
+                found += [row.id for row in page.rows]
+                assert len(found) <= len(expected), "a page came twice"
+                assert {row.organization_id for row in page.rows} <= {season.id}
+                cursor = page.next_cursor
+                if cursor is None:
+                    break
+            assert found == expected, (model, wanted, limit)
+
+
+def test_counts_by_state_take_the_filters(season: Organization) -> None:
+    connection, number = raw_connection(db.session()), season.id
+    assert market_queries.counts(connection, Booking, number) == {
+        "pending": 5,
+        "approved": 4,
+        "declined": 1,
+        "cancelled": 2,
+    }
+    assert market_queries.counts(connection, Booking, number, date=TODAY, market_date_id=2) == {
+        "pending": 2,
+        "approved": 1,
+        "declined": 1,
+    }
+    assert market_queries.counts(connection, VendorApplication, number) == {
+        "pending": 3,
+        "approved": 1,
+        "declined": 1,
+        "waitlisted": 1,
+    }
+    assert market_queries.counts(connection, VendorApplication, number, q="GREEN", market_id=1) == {
+        "waitlisted": 1
+    }
+    assert market_queries.counts(connection, VendorApplication, make.organization().id) == {}
+
+
+def test_unknown_or_foreign_cursors_are_refused(season: Organization) -> None:
+    stranger = make.organization()
+    for model, _, _ in LISTS:
+        for cursor in ("", "0", "999", "-1", "1.0", "x", "\0", "１", " 1", "9" * 18, "9" * 5_000):
+            with pytest.raises(Malformed) as info:
+                market_queries.page(raw_connection(db.session()), model, season.id, cursor=cursor)
+            assert info.value.code == "invalid_cursor"
+        with pytest.raises(Malformed):
+            market_queries.page(raw_connection(db.session()), model, stranger.id, cursor="1")
+
+
+def test_lists_do_not_ask_for_each_row(season: Organization) -> None:
+    page = market_queries.page(raw_connection(db.session()), Booking, season.id)
+    applications = market_queries.page(raw_connection(db.session()), VendorApplication, season.id)
+    dates = market_queries.page(raw_connection(db.session()), MarketDate, season.id)
+    db.session.close()  # what is read from now on would fail
+    assert {row.vendor_name for row in page.rows} == {"Green Acre Farm", "50% Bakery"}
+    assert {row.market_name for row in page.rows} == {"Market 1"}
+    assert {row.market_name for row in applications.rows} == {"Market 1", "Market 2"}
+    assert len({row.vendor_name for row in applications.rows}) == 4
+    assert {row.market_name for row in dates.rows} == {"Market 1", "Market 2"}
+
+
+def test_get_finds_nothing_in_another_organization(season: Organization) -> None:
+    assert decisions.get_for_update(db.session(), Booking, season.id, 12).id == 12
+    other = make.organization()
+    for organization, number in ((other, 12), (season, 13), (season, 0)):
+        with pytest.raises(NotFound, match=f"There is no booking {number}"):
+            decisions.get_for_update(db.session(), Booking, organization.id, number)
+
+
+# States --------------------------------------------------------------------------------------
+
+ALLOWED = {
+    ("pending", "approved"),
+    ("declined", "approved"),
+    ("pending", "declined"),
+    ("pending", "cancelled"),
+    ("approved", "cancelled"),
+}
+
+
+@pytest.mark.parametrize("before", list(BookingStatus))
+@pytest.mark.parametrize("after", list(BookingStatus))
+def test_booking_decisions(hands: Clock, before: BookingStatus, after: BookingStatus) -> None:
+    booking = Booking(id=7, status=before, reason="because", decided_at=None)
+    if before == after:
+        assert decisions.decide_booking(booking, after, "new") is False
+        assert (booking.reason, booking.decided_at) == ("because", None)
+    elif (before, after) in ALLOWED:
+        assert decisions.decide_booking(booking, after, "new") is True
+        assert (booking.status, booking.reason, booking.decided_at) == (after, "new", clock.now())
+    else:
+        with pytest.raises(Conflict, match=f"Booking 7 is {before}, so it can’t be {after}"):
+            decisions.decide_booking(booking, after, "new")
+        assert (booking.status, booking.reason) == (before, "because")
+
+
+@pytest.mark.parametrize("status", list(BookingStatus))
+def test_only_an_approved_booking_can_be_paid(status: BookingStatus) -> None:
+    booking = Booking(id=7, status=status, paid=False)
+    if status is BookingStatus.APPROVED:
+        assert decisions.mark_paid(booking) is True
+        assert booking.paid
+        assert decisions.mark_paid(booking) is False
+    else:
+        with pytest.raises(Conflict, match="Only an approved one can be paid"):
+            decisions.mark_paid(booking)
+        assert booking.paid is False
+
+
+def test_application_is_decided_and_noted(hands: Clock) -> None:
+    application = VendorApplication(id=1, status="pending", note="", decided_at=None)
+    assert decisions.update_application(application, ApplicationStatus.WAITLISTED, None)
+    assert (application.status, application.note) == ("waitlisted", "")
+    first = clock.now()
+    hands.advance(hours=1)
+    assert decisions.update_application(application, ApplicationStatus.WAITLISTED, "later")
+    assert (application.note, application.decided_at) == ("later", first)
+    assert not decisions.update_application(application, ApplicationStatus.WAITLISTED, "later")
+    assert not decisions.update_application(application, ApplicationStatus.WAITLISTED, None)
+    assert decisions.update_application(application, ApplicationStatus.APPROVED, "")
+    assert (application.note, application.decided_at) == ("", clock.now())
+
+
+def test_application_is_reminded_once_in_24_hours(hands: Clock) -> None:
+    application = VendorApplication(id=1, status="pending", reminded_at=None)
+    decisions.remind_application(application)
+    assert application.reminded_at == clock.now()
+    hands.advance(hours=23, minutes=59)
+    with pytest.raises(Conflict) as info:
+        decisions.remind_application(application)
+    assert info.value.code == "reminded_recently"
+    hands.advance(minutes=1)
+    decisions.remind_application(application)
+    assert application.reminded_at == clock.now()
+    application.status = ApplicationStatus.DECLINED
+    hands.advance(days=2)
+    with pytest.raises(Conflict, match="was declined"):
+        decisions.remind_application(application)
