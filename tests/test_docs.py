@@ -14,14 +14,14 @@ from convene_keys import config
 from tests.databases import environ
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_every_setting_is_in_the_table_and_no_other() -> None:
     read = set(re.findall(r'(?:read|_secret)\((?:read, )?"([A-Z_]+)"', inspect.getsource(config)))
     read |= set(re.findall(r"read\('([A-Z_]+)'", inspect.getsource(config)))
-    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", README, re.MULTILINE))
+    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", SETTINGS, re.MULTILINE))
     assert "DATABASE_URL" in read
     assert documented == read
 
@@ -35,7 +35,7 @@ def test_the_documented_defaults_are_the_real_ones(tmp_path: Path) -> None:
         "SESSION_IDLE_MINUTES": int(settings.session_idle.total_seconds() // 60),
         "SESSION_MAX_HOURS": int(settings.session_max.total_seconds() // 3_600),
     }.items():
-        assert f"| `{name}` | `{value}` |" in README
+        assert f"| `{name}` | `{value}` |" in SETTINGS
     assert settings.key_rate_limit.seconds == 60
     assert settings.base_url == "http://127.0.0.1:8000"
 
@@ -50,7 +50,7 @@ def test_what_a_page_links_to_is_there(page: Path) -> None:
 def test_every_make_target_that_is_named_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for page in PAGES:
-        for target in re.findall(r"`?\bmake ([a-z]+)`", page.read_text()):
+        for target in re.findall(r"`?\bmake ([a-z-]+)`", page.read_text()):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
@@ -75,7 +75,7 @@ def test_every_command_that_is_named_exists_with_its_options(app: Flask) -> None
 
 def test_command_runs_as_it_is_written(tmp_path: Path) -> None:
     line = f"{RUN[1]} doctor"
-    assert f"`{line}`" in README
+    assert f"`{line}`" in SETTINGS
     settings = environ(f"sqlite:///{tmp_path}/none.db")
     done = subprocess.run(
         line.split(), cwd=ROOT, env=settings, capture_output=True, text=True, check=False
@@ -84,8 +84,16 @@ def test_command_runs_as_it_is_written(tmp_path: Path) -> None:
     assert "database" in done.stdout
 
 
-def test_every_path_of_the_layout_exists() -> None:
-    layout = README.split("## How it is laid out")[1].split("```")[1]
-    names = re.findall(r"^([a-z_./]+) ", layout, re.MULTILINE)
-    assert len(names) > 5
-    assert [name for name in names if not (ROOT / name).exists()] == []
+def test_every_room_and_module_is_in_the_architecture_and_no_other() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    table = text.split("## Rooms")[1].split("## Floors")[0]
+    rows = dict(re.findall(r"^\| (`.+?`) \| (.*) \|$", table, re.MULTILINE))
+    named = {name.rstrip("/") for cell in rows for name in re.findall(r"`(\w+/?)`", cell)}
+    package = ROOT / "convene_keys"
+    there = {path.stem for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert named == there - {"__init__", "__pycache__"}
+    for cell, what in rows.items():
+        room = package / cell.strip("`/")
+        if room.is_dir() and room.name not in ("http", "api"):
+            for module in re.findall(r"`(\w+)`", what):
+                assert (room / f"{module}.py").exists(), f"{room.name}/{module}"

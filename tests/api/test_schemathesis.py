@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from flask import Flask
 from sqlalchemy import func, select
 
@@ -21,6 +22,8 @@ from convene_keys.operations.reference import inputs
 from convene_keys.operations.table import OPERATIONS, ROOT
 from tests import factories as make
 from tests.servers import Server
+
+pytestmark = pytest.mark.pages  # what it finds lies in how input is read
 
 ELSEWHERE = "Elsewhere"  # what the other organization calls its market and its vendor
 LOG_AND_KEYS = ("audit_event", "audit_seal", "api_key")
