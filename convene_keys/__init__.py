@@ -17,6 +17,7 @@ from convene_keys.audit import seals
 from convene_keys.db.session import db, prepare_sqlite
 from convene_keys.http import access, headers, request_body
 from convene_keys.http.extensions import csrf, htmx, login
+from convene_keys.keys import tokens
 from convene_keys.operations import table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,7 +111,9 @@ def _answer_error(error: Exception) -> ResponseReturnValue:
     if isinstance(error, errors.Problem):
         problem = error
         refused = isinstance(problem, errors.Forbidden | errors.TooMany)
-        if refused and not for_machines and access.presented_key() is None:
+        # Of a key the audit log tells; what only looks like one hides no member.
+        by_key = tokens.is_well_formed(access.presented_key() or "")
+        if refused and not (for_machines or by_key):
             access.log_refusal(f"{problem.code} at {request.endpoint}")
     elif isinstance(error, HTTPException) and error.code is not None:
         # A redirect that routing raised; or no host, without which no page has addresses.

@@ -268,7 +268,7 @@ def test_two_processes_without_redis_record_one_event_a_minute(
 
 
 def test_key_that_no_longer_works_is_told_so_past_its_limit_and_then_limited_with_its_network(
-    call: Call, key: tuple[ApiKey, str]
+    call: Call, key: tuple[ApiKey, str], statements: list[str]
 ) -> None:
     for _ in range(LIMIT + 1):
         call(key[1])
@@ -277,8 +277,10 @@ def test_key_that_no_longer_works_is_told_so_past_its_limit_and_then_limited_wit
         answer = call(key[1])
         assert (answer.status_code, answer.json["code"]) == (401, "key_revoked")
         assert "RateLimit" not in answer.headers
+    statements.clear()
     for method in ("GET", "POST"):
         assert call(key[1], method=method).status_code == 429
+    assert statements == [], "though it worked before"
 
 
 def _end_all() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from convene_keys import logging as logging_
-from convene_keys.accounts import sign_in
+from convene_keys.accounts import links, sign_in
+from convene_keys.db.session import alone
 from convene_keys.keys import tokens
 from tests import factories as make
 from tests.conftest import Browser
@@ -150,11 +151,27 @@ def test_refusal_by_role_or_csrf_token_leaves_a_line(
 ) -> None:
     viewer = make.member(make.organization(), "viewer")
     strict_client.sign_in(viewer)
-    assert strict_client.get("/admin/settings/billing").status_code == 403
-    [line] = _refusals(caplog)
-    assert re.match(r"refused: forbidden at settings\.\w+, email [0-9a-f]{16}, network 127", line)
+    for headers in ({}, {"X-API-Key": "x"}):
+        assert strict_client.get("/admin/settings/billing", headers=headers).status_code == 403
+        [line] = _refusals(caplog)
+        told = r"refused: forbidden at settings\.\w+, email [0-9a-f]{16}, network 127"
+        assert re.match(told, line)
     assert strict_client.post("/logout").status_code == 400
     [line] = _refusals(caplog)
     assert line.startswith("refused: no CSRF token that fits at auth.logout, email ")
     assert strict_client.get("/admin/api_keys").status_code == 200
     assert _refusals(caplog) == []
+
+
+def test_refusal_after_too_many_tries_leaves_a_line(
+    client: Browser, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = make.member(make.organization())
+    client.sign_in(admin)
+    with alone(f"export-{admin.id}"):
+        assert client.get("/admin/audit_log.csv").status_code == 429
+    monkeypatch.setattr(links, "PER_HOUR", 1)
+    for status in (200, 429):
+        assert client.post(f"/admin/team/{admin.id}/link").status_code == status
+    found = [re.match(r"refused: too_many at (\S+), email", line) for line in _refusals(caplog)]
+    assert [line and line[1] for line in found] == ["audit.export_csv", "team.make_link"]

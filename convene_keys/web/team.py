@@ -1,6 +1,6 @@
 """The team: who belongs to the organization, and in which role."""
 
-from flask import Blueprint, Response, url_for
+from flask import Blueprint, Response, request, url_for
 from flask_login import current_user
 from wtforms import RadioField, StringField
 
@@ -8,7 +8,7 @@ from convene_keys.accounts import links
 from convene_keys.accounts import members as accounts_members
 from convene_keys.db.session import db
 from convene_keys.errors import Invalid, TooMany
-from convene_keys.http.access import Access, access, may, member_actor, settings
+from convene_keys.http.access import Access, access, log_refusal, may, member_actor, settings
 from convene_keys.models import Member, Role
 from convene_keys.web.forms import Form
 from convene_keys.web.reauthentication import ReauthForm, confirm_password
@@ -164,6 +164,7 @@ def _set_disabled(member_id: int, disabled: bool) -> Response:
 def _too_many(
     too_many: TooMany, form: Form, template: str, member: Member | None = None
 ) -> Response:
+    log_refusal(f"{too_many.code} at {request.endpoint}")
     form.form_errors.append(too_many.detail)
     answer = page(template, status=too_many.status, form=form, member=member)
     answer.headers.update(too_many.headers)

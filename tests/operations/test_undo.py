@@ -1,8 +1,10 @@
 """Taking back what a key changed: a true restore, and never over what somebody decided since."""
 
+from functools import partial
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, Target, record
@@ -12,6 +14,7 @@ from convene_keys.models import ApiKey, AuditEvent, Booking, Member, VendorAppli
 from convene_keys.operations import undo
 from tests import factories as make
 from tests.conftest import Clock
+from tests.web.test_auth import both_at_once
 
 STRANGER = Origin("203.0.113.66", "curl/8", "r6")
 COLUMNS = {
@@ -130,6 +133,19 @@ def test_changes_of_one_thing_are_undone_from_the_last_one_back(
     take_back(maya, first)
     assert state(maya, "booking")["status"] == "pending"
     assert all(change.undone for change in standing(key[0]))
+
+
+def test_two_who_undo_a_change_at_once_do_it_once(app: Flask, maya: Member, thief: Any) -> None:
+    sam = make.member(maya.organization, "manager", "Sam")
+    actors = [Actor.of_member(who, Origin()) for who in (maya, sam)]
+    for number in (1, 2, 3):
+        event = thief("approve_booking", number)
+
+        def take(actor: Actor, of: int = event.key_id, event_id: int = event.id) -> bool:
+            with app.app_context():
+                return undo.undo(actor, of, event_id)
+
+        assert sorted(both_at_once(*(partial(take, actor) for actor in actors))) == [False, True]
 
 
 def test_all_at_once_leaves_out_what_can_not_be(

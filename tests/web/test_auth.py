@@ -393,7 +393,9 @@ def test_a_session_that_was_ended_says_so(client, hands: Clock):
     client.sign_in(member)
     db.session.query(SignInSession).update({"ended_at": hands()})
     db.session.commit()
-    assert "You were signed out. " in " ".join(client.get("/login").text.split())
+    hands.advance(hours=3)
+    assert "You were signed out. " in " ".join(client.get("/login").text.split()), "not idleness"
+    hands.advance(hours=-3)
     db.session.query(SignInSession).update({"ended_at": None})
     db.session.commit()
     for _ in range(13):

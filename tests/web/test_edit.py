@@ -96,8 +96,12 @@ def test_rights_are_changed_there_and_back(client: Browser, key: ApiKey) -> None
 def test_what_stays_as_it_is_is_not_recorded(client: Browser, key: ApiKey) -> None:
     assert edit(client, key).status_code == 303
     assert edit(client, key, expires_on="2027-02-10", scope="read").status_code == 303
+    noon = ENDS.replace(hour=11)  # as of one that ends after so many days
+    other, _ = make.api_key(key.organization, "Other", scope="read", expires_at=noon)
+    assert edit(client, other, expires_on="2027-02-10", scope="read").status_code == 303
     assert changes() == []
     assert db.session.get_one(ApiKey, key.id).expires_at == ENDS
+    assert db.session.get_one(ApiKey, other.id).expires_at == noon
 
 
 def test_htmx_gets_the_page_anew_which_says_what_is_so_now(client: Browser, key: ApiKey) -> None:

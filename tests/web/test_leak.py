@@ -212,7 +212,10 @@ def test_what_was_decided_since_is_told_and_stays(client, maya, thief):
     answer = client.post(address)  # from an older page
     assert answer.status_code == 303
     assert "Sam changed booking 1 since." in words(client, key)
-    assert client.post(address, headers={"HX-Request": "true"}).status_code == 409
+    htmx = client.post(address, headers={"HX-Request": "true"})
+    assert htmx.status_code == 409
+    assert htmx.text.lstrip().startswith('<div id="changes">')
+    assert "toast" in htmx.headers["HX-Trigger"]
     assert "booking.restored" not in [e.action for e in events()]
 
 
