@@ -351,7 +351,7 @@ def test_every_form_is_read_by_one_of_these_requests(sqlite_url: str) -> None:
         if hasattr(getattr(form, name), "field_class")
         and form.__module__.startswith("convene_keys")
     }
-    assert names - found - {"fresh current_password"} - _shown_only(names) == set()
+    assert names - found - {"reauthentication current_password"} - _shown_only(names) == set()
 
 
 def _shown_only(names: set[str]) -> set[str]:
