@@ -69,7 +69,7 @@ def setup() -> ResponseReturnValue:
 def set_up() -> ResponseReturnValue:
     _require_first_run()
     form = SetupForm()
-    try:
+    with form:
         organization, member = organizations.create_organization(
             name=form.organization.data or "",
             admin_name=form.name.data or "",
@@ -80,14 +80,13 @@ def set_up() -> ResponseReturnValue:
             timezone=form.timezone.data or "",
             first_only=True,
         )
-    except Invalid as invalid:
-        form.show(invalid)
-        return page("setup.html", status=422, form=form)
-    actor, name = Actor.of_member(member, origin()), organization.name
-    _enter(accounts_sign_in.start_session(member.id, origin()))
-    if form.sample_data.data:
-        sample.make(actor)
-    return done(f"{name} is set up. Now create a key for your first tool.", url_for("keys.index"))
+        actor, name = Actor.of_member(member, origin()), organization.name
+        _enter(accounts_sign_in.start_session(member.id, origin()))
+        if form.sample_data.data:
+            sample.make(actor)
+        said = f"{name} is set up. Now create a key for your first tool."
+        return done(said, url_for("keys.index"))
+    return page("setup.html", status=422, form=form)
 
 
 @blueprint.get("/login")
@@ -106,24 +105,24 @@ def sign_in() -> ResponseReturnValue:
     wanted = form.next.data = _on_this_site(form.next.data)
     if current_user.is_authenticated:
         return redirect(wanted or url_for("keys.index"), 303)
-    if not form.validate():
-        return _sign_in_page(form, 422)
-    try:
-        token = accounts_sign_in.sign_in(
-            form.email.data or "", form.password.data or "", origin(), settings().key_peppers
-        )
-    except Invalid as invalid:
-        log_refusal("sign-in", form.email.data)
-        form.show(invalid)
-        return _sign_in_page(form, 422)
-    except TooMany as too_many:
-        log_refusal("sign-in, after too many tries", form.email.data)
-        form.form_errors.append(too_many.detail)
-        answer = _sign_in_page(form, 429)
-        answer.headers["Retry-After"] = str(too_many.retry_after)
-        return answer
-    _enter(token)
-    return redirect(wanted or url_for("keys.index"), 303)
+    with form:
+        form.check()
+        try:
+            token = accounts_sign_in.sign_in(
+                form.email.data or "", form.password.data or "", origin(), settings().key_peppers
+            )
+        except Invalid:
+            log_refusal("sign-in", form.email.data)
+            raise
+        except TooMany as too_many:
+            log_refusal("sign-in, after too many tries", form.email.data)
+            form.form_errors.append(too_many.detail)
+            answer = _sign_in_page(form, 429)
+            answer.headers.update(too_many.headers)
+            return answer
+        _enter(token)
+        return redirect(wanted or url_for("keys.index"), 303)
+    return _sign_in_page(form, 422)
 
 
 @blueprint.post("/logout")
@@ -146,21 +145,14 @@ def welcome() -> ResponseReturnValue:
 def accept() -> ResponseReturnValue:
     """Set the password of whom the link was made for. Who was signed in here before leaves."""
     form = WelcomeForm()
-    try:
-        member = members.accept(
-            request.args.get("code", ""),
-            form.password.data or "",
-            origin(),
-            settings().key_peppers,
-        )
-    except Invalid as invalid:
-        form.show(invalid)
-        return page("auth/welcome.html", status=422, member=_invited(), form=form)
-    member_id = member.id
-    if current_user.is_authenticated and current_user.member.id != member_id:
-        sessions.sign_out(member_actor(), current_user.session_id)
-    _enter(accounts_sign_in.start_session(member_id, origin()))
-    return done("Your password is set, and you are signed in.", url_for("keys.index"))
+    with form:
+        code, password = request.args.get("code", ""), form.password.data or ""
+        member_id = members.accept(code, password, origin(), settings().key_peppers).id
+        if current_user.is_authenticated and current_user.member.id != member_id:
+            sessions.sign_out(member_actor(), current_user.session_id)
+        _enter(accounts_sign_in.start_session(member_id, origin()))
+        return done("Your password is set, and you are signed in.", url_for("keys.index"))
+    return page("auth/welcome.html", status=422, member=_invited(), form=form)
 
 
 def _require_first_run() -> None:

@@ -11,7 +11,7 @@ from flask_login import current_user
 from wtforms import RadioField, StringField, TextAreaField
 
 from convene_keys.db.session import db, raw_connection
-from convene_keys.errors import Conflict, Invalid, Malformed, NotFound
+from convene_keys.errors import Conflict, Malformed, NotFound
 from convene_keys.http.access import Access, access, member_actor
 from convene_keys.markets import queries as market_queries
 from convene_keys.models import (
@@ -157,11 +157,9 @@ def confirm_decline_booking(number: int) -> Response:
 def decline_booking(number: int) -> Response:
     form = ReasonForm()
     values = {"reason": form.reason.data or ""}
-    try:
+    with form:
         return _change(BOOKINGS, number, "decline_booking", values, "is declined")
-    except Invalid as invalid:
-        form.show(invalid)
-        return _ask(BOOKINGS, number, _declining(number), form, 422)
+    return _ask(BOOKINGS, number, _declining(number), form, 422)
 
 
 @blueprint.get("/bookings/<int:number>/cancel")
@@ -175,11 +173,9 @@ def confirm_cancel_booking(number: int) -> Response:
 def cancel_booking(number: int) -> Response:
     form = ReasonForm()
     values = {"reason": form.reason.data or ""}
-    try:
+    with form:
         return _change(BOOKINGS, number, "cancel_booking", values, "is cancelled")
-    except Invalid as invalid:
-        form.show(invalid)
-        return _ask(BOOKINGS, number, _cancelling(number), form, 422)
+    return _ask(BOOKINGS, number, _cancelling(number), form, 422)
 
 
 @blueprint.get("/applications")
@@ -204,11 +200,9 @@ def decide_application(number: int) -> Response:
     form = DecideForm()
     status = form.status.data or ""
     values = {"status": status} | ({"note": form.note.data} if "note" in request.form else {})
-    try:
+    with form:
         return _change(APPLICATIONS, number, "update_vendor_application", values, f"is {status}")
-    except Invalid as invalid:
-        form.show(invalid)
-        return _ask(APPLICATIONS, number, _deciding(number), form, 422)
+    return _ask(APPLICATIONS, number, _deciding(number), form, 422)
 
 
 @blueprint.post("/applications/<int:number>/remind")

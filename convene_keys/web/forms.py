@@ -1,5 +1,14 @@
-"""What every form shares: what the domain found wrong is shown on the field it concerns."""
+"""What every form shares: what the domain found wrong is shown on the field it concerns.
 
+A view that changes something reads the same everywhere:
+
+    with form:
+        form.check()
+        …change, and return the answer…
+    return page(…, status=422, form=form)
+"""
+
+from types import TracebackType
 from typing import Any
 
 from flask import request
@@ -23,6 +32,8 @@ class _PlainWords(DummyTranslations):
 
 
 class Form(FlaskForm):  # type: ignore[misc]
+    """As a context manager it takes an `Invalid` raised in its block, and shows it."""
+
     class Meta(FlaskForm.Meta):  # type: ignore[misc]
         def get_translations(self, _form: FlaskForm) -> _PlainWords:
             return _PlainWords()
@@ -31,11 +42,24 @@ class Form(FlaskForm):  # type: ignore[misc]
             """Flask-WTF would take JSON for a form as well, past what the guard looks at."""
             return None if request.is_json else super().wrap_formdata(form, formdata)
 
-    def show(self, invalid: Invalid) -> None:
+    def check(self) -> None:
+        """Raises `Invalid` when the fields themselves are not what they should be."""
+        if not self.validate():
+            raise Invalid([])  # each field has its error already
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> bool:
         """Put the domain's errors on their fields; one without a field of ours is the form's."""
-        for error in invalid.errors:
-            field = self._fields.get(error.field)
+        if not isinstance(error, Invalid):
+            return False
+        for wrong in error.errors:
+            field = self._fields.get(wrong.field)
             if field is None:
-                self.form_errors.append(error.message)
+                self.form_errors.append(wrong.message)
             else:
-                field.errors = [*field.errors, error.message]
+                field.errors = [*field.errors, wrong.message]
+        return True

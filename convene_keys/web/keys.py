@@ -27,7 +27,7 @@ from convene_keys.text import NAME_MAX, fold
 from convene_keys.web import charts
 from convene_keys.web.formats import day
 from convene_keys.web.forms import Form
-from convene_keys.web.reauthentication import ReauthForm, confirm_password
+from convene_keys.web.reauthentication import ReauthForm
 from convene_keys.web.respond import done, is_htmx, page
 
 blueprint = Blueprint("keys", __name__, url_prefix="/admin/api_keys")
@@ -124,6 +124,11 @@ class EditForm(ReauthForm):
     scope = RadioField("What may it do?", choices=SCOPES)
     expires_on = DateField("Last day", [Optional()])
 
+    def confirm_password(self) -> None:
+        """Only where it was given: without it a key may still get less than it has."""
+        if self.current_password and self.current_password.data:
+            super().confirm_password()
+
 
 class RevokeForm(Form):
     reason = StringField("Reason")
@@ -175,9 +180,8 @@ def new() -> Response:
 @access(Access.MAKER)
 def create() -> Response:
     form = NewKeyForm()
-    if not (form.validate() and confirm_password(form)):
-        return page("keys/new.html", status=422, form=form)
-    try:
+    with form:
+        form.check()
         key, secret = lifecycle.create(
             member_actor(),
             name=form.name.data or "",
@@ -187,10 +191,9 @@ def create() -> Response:
             peppers=settings().key_peppers,
             created_by_id=current_user.member.id,
         )
-    except Invalid as invalid:
-        form.show(invalid)
-        return page("keys/new.html", status=422, form=form, made=_made_just_now(form.name.data))
-    return created(key, secret)
+        return created(key, secret)
+    made = _made_just_now(form.name.data) if form.name.errors else None
+    return page("keys/new.html", status=422, form=form, made=made)
 
 
 @blueprint.get("/<int:key_id>/first_call")
@@ -213,18 +216,11 @@ def show(key_id: int) -> Response:
 @access(Access.MANAGER)
 def rename(key_id: int) -> Response:
     key, form = get(key_id), RenameForm()
-    try:
+    with form:
         key = lifecycle.rename(member_actor(), key_id, form.name.data or "")
-    except Invalid as invalid:
-        form.show(invalid)
-        return page("keys/show.html", status=422, **_facts(key, form=form))
-    return done(
-        f"This key is called {key.name} now.",
-        url_for("keys.show", key_id=key_id),
-        "keys/show.html",
-        renamed=True,
-        **_facts(key),
-    )
+        said = f"This key is called {key.name} now."
+        return done(said, _page_of(key), "keys/show.html", renamed=True, **_facts(key))
+    return page("keys/show.html", status=422, **_facts(key, form=form))
 
 
 @blueprint.post("/<int:key_id>/edit")
@@ -233,24 +229,20 @@ def edit(key_id: int) -> Response:
     """Asks for the password only when the key is to get more than it has."""
     key = get(key_id)
     form = EditForm(data={"scope": key.scope, "expires_on": key.last_day})
-    given = form.current_password and form.current_password.data
-    if form.validate() and (not given or confirm_password(form)):
-        try:
-            key = lifecycle.edit(
-                member_actor(),
-                key_id,
-                scope=Scope(form.scope.data),
-                expires_on=form.expires_on.data,
-                confirmed=current_user.fresh,
-            )
-        except Invalid as invalid:
-            form.show(invalid)
-    if form.errors:
-        return page("keys/show.html", status=422, **_facts(key, edit=form))
-    can = "only reads" if key.scope == Scope.READ else "reads and changes"
-    ends = f"ends on {day(key.expires_at)}" if key.expires_at else "has no end date"
-    said = f"Saved: {key.name} {can} and {ends}."
-    return done(said, _page_of(key), "keys/show.html", edited=True, **_facts(key))
+    with form:
+        form.check()
+        key = lifecycle.edit(
+            member_actor(),
+            key_id,
+            scope=Scope(form.scope.data),
+            expires_on=form.expires_on.data,
+            confirmed=current_user.recently_authenticated,
+        )
+        can = "only reads" if key.scope == Scope.READ else "reads and changes"
+        ends = f"ends on {day(key.expires_at)}" if key.expires_at else "has no end date"
+        said = f"Saved: {key.name} {can} and {ends}."
+        return done(said, _page_of(key), "keys/show.html", edited=True, **_facts(key))
+    return page("keys/show.html", status=422, **_facts(key, edit=form))
 
 
 @blueprint.get("/<int:key_id>/rotate")
@@ -269,9 +261,8 @@ def rotate(key_id: int) -> Response:
     old, form = get(key_id), RotateForm()
     if old.successor:
         return to_successor(old.successor)
-    if not (form.validate() and confirm_password(form)):
-        return page("keys/rotate.html", status=422, key=old, form=form)
-    try:
+    with form:
+        form.check()
         key, secret = lifecycle.rotate(
             member_actor(),
             key_id,
@@ -279,10 +270,8 @@ def rotate(key_id: int) -> Response:
             peppers=settings().key_peppers,
             created_by_id=current_user.member.id,
         )
-    except Invalid as invalid:
-        form.show(invalid)
-        return page("keys/rotate.html", status=422, key=old, form=form)
-    return created(get(key.id), secret)
+        return created(get(key.id), secret)
+    return page("keys/rotate.html", status=422, key=old, form=form)
 
 
 @blueprint.get("/<int:key_id>/revoke")
@@ -295,22 +284,20 @@ def confirm_revoke(key_id: int) -> Response:
 @access(Access.MANAGER)
 def revoke(key_id: int) -> Response:
     key, form = get(key_id), RevokeForm()
-    try:
+    with form:
         key = lifecycle.revoke(member_actor(), key_id, form.reason.data or "")
-    except Invalid as invalid:
-        form.show(invalid)
-        return page("keys/revoke.html", "keys/_revoke.html", status=422, key=key, form=form)
-    filters = _filters_shown()
-    return done(
-        f"{key.name} was revoked. It stopped working at once.",
-        url_for("keys.index"),
-        "keys/_revoked.html",
-        **(_notices() | {"key": key}),
-        just_revoked=True,
-        filters=filters,
-        total=key_queries.count(db.session(), key.organization_id, filters.q, filters.status),
-        **_used([key]),
-    )
+        filters = _filters_shown()
+        return done(
+            f"{key.name} was revoked. It stopped working at once.",
+            url_for("keys.index"),
+            "keys/_revoked.html",
+            **(_notices() | {"key": key}),
+            just_revoked=True,
+            filters=filters,
+            total=key_queries.count(db.session(), key.organization_id, filters.q, filters.status),
+            **_used([key]),
+        )
+    return page("keys/revoke.html", "keys/_revoke.html", status=422, key=key, form=form)
 
 
 def created(key: ApiKey, secret: str) -> Response:

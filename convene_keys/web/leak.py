@@ -21,7 +21,7 @@ from convene_keys import clock
 from convene_keys.audit import queries as audit_queries
 from convene_keys.audit.actions import Action
 from convene_keys.db.session import db
-from convene_keys.errors import Conflict, Invalid
+from convene_keys.errors import Conflict
 from convene_keys.http.access import Access, access, member_actor, settings
 from convene_keys.keys import lifecycle
 from convene_keys.leaks import reports
@@ -32,7 +32,7 @@ from convene_keys.web import charts
 from convene_keys.web.audit import moment
 from convene_keys.web.forms import Form
 from convene_keys.web.keys import created, get, to_successor
-from convene_keys.web.reauthentication import ReauthForm, confirm_password
+from convene_keys.web.reauthentication import ReauthForm
 from convene_keys.web.respond import done, is_htmx, page, stale
 
 blueprint = Blueprint("leak", __name__, url_prefix="/admin/api_keys/<int:key_id>/leak")
@@ -46,10 +46,6 @@ class LeakForm(Form):
     where = StringField("Where was it seen?")
 
 
-class ReplaceForm(ReauthForm):
-    pass
-
-
 @blueprint.get("")
 @access(Access.MANAGER)
 def show(key_id: int) -> Response:
@@ -60,36 +56,30 @@ def show(key_id: int) -> Response:
 @access(Access.MANAGER)
 def report(key_id: int) -> Response:
     key, form = get(key_id), LeakForm()
-    try:
+    with form:
         key = reports.report_own(member_actor(), key_id, form.where.data or "")
-    except Invalid as invalid:
-        form.show(invalid)
-        return _show(key, form, status=422)
-    return done(
-        f"{key.name} was revoked. It stopped working at once.", url_for("leak.show", key_id=key_id)
-    )
+        said = f"{key.name} was revoked. It stopped working at once."
+        return done(said, url_for("leak.show", key_id=key_id))
+    return _show(key, form, status=422)
 
 
 @blueprint.post("/replace")
 @access(Access.MAKER)
 def replace(key_id: int) -> Response:
     """A successor, whose secret only this answer shows."""
-    key, form = get(key_id), ReplaceForm()
+    key, form = get(key_id), ReauthForm()
     if key.successor:
         return to_successor(key.successor)
-    if not (form.validate() and confirm_password(form)):
-        return _show(key, LeakForm(), form, status=422)
-    try:
+    with form:
+        form.check()
         new, secret = lifecycle.replace(
             member_actor(),
             key_id,
             peppers=settings().key_peppers,
             created_by_id=current_user.member.id,
         )
-    except Invalid as invalid:
-        form.show(invalid)
-        return _show(key, LeakForm(), form, status=422)
-    return created(get(new.id), secret)
+        return created(get(new.id), secret)
+    return _show(key, LeakForm(), form, status=422)
 
 
 @blueprint.get("/replace")
@@ -138,13 +128,13 @@ def text(key_id: int) -> Response:
 
 
 def _show(
-    key: ApiKey, form: LeakForm, replacing: ReplaceForm | None = None, status: int = 200
+    key: ApiKey, form: LeakForm, replacing: ReauthForm | None = None, status: int = 200
 ) -> Response:
     return page(
         "keys/leak.html",
         status=status,
         form=form,
-        replacing=replacing or ReplaceForm(),
+        replacing=replacing or ReauthForm(),
         **_facts(key),
     )
 

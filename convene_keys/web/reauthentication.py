@@ -12,36 +12,32 @@ from convene_keys.web.forms import Form
 
 
 class ReauthForm(Form):
-    """A form that asks for `current_password` when the session is not fresh."""
+    """A form that asks for `current_password` when authentication is not recent."""
 
     current_password = PasswordField("Your password")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if current_user.fresh:
+        if current_user.recently_authenticated:
             del self.current_password
 
+    def check(self) -> None:
+        """Raises `Invalid` for a wrong field or password, and `TooMany` after too many tries."""
+        super().check()
+        self.confirm_password()
 
-def confirm_password(form: ReauthForm) -> bool:
-    """Whether the session is fresh or the password right; if not, the field says so.
-
-    Once it was right the form asks no more. Raises `TooMany` after too many tries.
-    """
-    if form.current_password is None:
-        return True
-    try:
-        check_password(form.current_password.data or "")
-    except Invalid as invalid:
-        form.show(invalid)
-        return False
-    current_user.fresh = True
-    del form.current_password
-    return True
+    def confirm_password(self) -> None:
+        """Check the password if the form has one; once it was right it is not asked again."""
+        if self.current_password is None:
+            return
+        check_password(self.current_password.data or "")
+        current_user.recently_authenticated = True
+        del self.current_password
 
 
 def check_password(password: str) -> None:
     """Raises `Invalid` on `current_password` when it is not the signed-in member's, or `TooMany`."""
-    if not password:  # a form from before the session grew old; nobody guesses an empty one
+    if not password:  # a form from before authentication was too old; nobody guesses an empty one
         raise Invalid([FieldError("current_password", "Please type your password.")])
     sign_in.check_password(
         current_user.member,

@@ -17,13 +17,12 @@ from wtforms import (
 from convene_keys.accounts import members, organizations, sessions, sign_in
 from convene_keys.audit.user_agents import device
 from convene_keys.db.session import db
-from convene_keys.errors import Invalid
 from convene_keys.http.access import Access, access, member_actor
 from convene_keys.http.access import settings as settings_of_app
 from convene_keys.mail import notices
 from convene_keys.models import KeyMakers, OrganizationStatus
 from convene_keys.web.forms import Form
-from convene_keys.web.reauthentication import ReauthForm, check_password, confirm_password
+from convene_keys.web.reauthentication import ReauthForm, check_password
 from convene_keys.web.respond import done, page
 
 blueprint = Blueprint("settings", __name__, url_prefix="/admin/settings")
@@ -97,21 +96,18 @@ def organization() -> Response:
 @access(Access.ADMIN)
 def change_organization() -> Response:
     form = OrganizationForm(obj=current_user.organization)
-    if form.validate() and confirm_password(form):
-        try:
-            organizations.change_organization(
-                member_actor(),
-                name=_text(form.name),
-                timezone=_text(form.timezone),
-                status=OrganizationStatus(form.status.data),
-                key_makers=KeyMakers(form.key_makers.data),
-                rotate_months=form.rotate_months.data or 0,
-            )
-        except Invalid as invalid:
-            form.show(invalid)
-    if form.errors:
-        return page("settings/organization.html", status=422, form=form)
-    return done("The organization was saved.", url_for("settings.organization"))
+    with form:
+        form.check()
+        organizations.change_organization(
+            member_actor(),
+            name=_text(form.name),
+            timezone=_text(form.timezone),
+            status=OrganizationStatus(form.status.data),
+            key_makers=KeyMakers(form.key_makers.data),
+            rotate_months=form.rotate_months.data or 0,
+        )
+        return done("The organization was saved.", url_for("settings.organization"))
+    return page("settings/organization.html", status=422, form=form)
 
 
 @blueprint.get("/billing")
@@ -124,19 +120,16 @@ def billing() -> Response:
 @access(Access.ADMIN)
 def change_billing() -> Response:
     form = BillingForm(obj=current_user.organization)
-    if form.validate() and confirm_password(form):
-        try:
-            organizations.change_billing(
-                member_actor(),
-                billing_email=_text(form.billing_email),
-                plan=_text(form.plan),
-                stripe_account_id=_text(form.stripe_account_id),
-            )
-        except Invalid as invalid:
-            form.show(invalid)
-    if form.errors:
-        return page("settings/billing.html", status=422, form=form)
-    return done("Billing was saved.", url_for("settings.billing"))
+    with form:
+        form.check()
+        organizations.change_billing(
+            member_actor(),
+            billing_email=_text(form.billing_email),
+            plan=_text(form.plan),
+            stripe_account_id=_text(form.stripe_account_id),
+        )
+        return done("Billing was saved.", url_for("settings.billing"))
+    return page("settings/billing.html", status=422, form=form)
 
 
 @blueprint.get("/account")
@@ -149,12 +142,10 @@ def account() -> Response:
 @access(Access.VIEWER)
 def change_name() -> Response:
     form = NameForm(obj=current_user.member)
-    try:
+    with form:
         members.rename_self(member_actor(), _text(form.name))
-    except Invalid as invalid:
-        form.show(invalid)
-        return _account_page(name_form=form, status=422)
-    return done("Your name was saved.", url_for("settings.account"))
+        return done("Your name was saved.", url_for("settings.account"))
+    return _account_page(422, name_form=form)
 
 
 @blueprint.post("/account/mail")
@@ -168,7 +159,7 @@ def choose_mail() -> Response:
 @access(Access.VIEWER)
 def change_password() -> Response:
     form = PasswordForm()
-    try:
+    with form:
         check_password(_text(form.current_password))
         sign_in.change_password(
             member_actor(),
@@ -177,45 +168,37 @@ def change_password() -> Response:
             _text(form.new_password),
             settings_of_app().key_peppers,
         )
-    except Invalid as invalid:
-        form.show(invalid)
-        return _account_page(password_form=form, status=422)
-    return done(
-        "Your password was changed. Everywhere else you are signed out.",
-        url_for("settings.account"),
-    )
+        said = "Your password was changed. Everywhere else you are signed out."
+        return done(said, url_for("settings.account"))
+    return _account_page(422, password_form=form)
 
 
 @blueprint.post("/account/sessions")
 @access(Access.VIEWER)
 def end_other_sessions() -> Response:
     form = SessionsForm()
-    if not confirm_password(form):
-        return _account_page(sessions_form=form, status=422)
-    sessions.end_other_sessions(member_actor(), current_user.session_id)
-    return done("Everywhere else you are signed out.", url_for("settings.account"))
+    with form:
+        form.check()
+        sessions.end_other_sessions(member_actor(), current_user.session_id)
+        return done("Everywhere else you are signed out.", url_for("settings.account"))
+    return _account_page(422, sessions_form=form)
 
 
-def _account_page(
-    *,
-    name_form: NameForm | None = None,
-    password_form: PasswordForm | None = None,
-    sessions_form: SessionsForm | None = None,
-    status: int = 200,
-) -> Response:
-    configured = settings_of_app()
+def _account_page(status: int = 200, **submitted: Form) -> Response:
+    """The page with the form that something is wrong in, if any, and the others as they were."""
+    configured, member = settings_of_app(), current_user.member
+    forms: dict[str, Form] = {
+        "name_form": NameForm(formdata=None, obj=member),
+        "password_form": PasswordForm(formdata=None),
+        "mail_form": MailForm(formdata=None, obj=member),
+        "sessions_form": SessionsForm(formdata=None),
+    }
     return page(
         "settings/account.html",
         status=status,
-        name_form=name_form or NameForm(formdata=None, obj=current_user.member),
-        password_form=password_form or PasswordForm(formdata=None),
-        mail_form=MailForm(formdata=None, obj=current_user.member),
-        sessions_form=sessions_form or SessionsForm(formdata=None),
+        **(forms | submitted),
         sessions=sessions.sessions(
-            db.session(),
-            current_user.member.id,
-            idle=configured.session_idle,
-            most=configured.session_max,
+            db.session(), member.id, idle=configured.session_idle, most=configured.session_max
         ),
     )
 

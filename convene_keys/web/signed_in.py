@@ -17,7 +17,7 @@ class SignedIn(UserMixin):  # type: ignore[misc]
         self.member: Member = session.member
         self.organization: Organization = session.member.organization
         self.name: str = session.member.name
-        self.fresh: bool = sessions.is_recent(session)
+        self.recently_authenticated: bool = sessions.is_recent(session)
         self._token = token
 
     def get_id(self) -> str:

@@ -7,11 +7,11 @@ from wtforms import RadioField, StringField
 from convene_keys.accounts import links
 from convene_keys.accounts import members as accounts_members
 from convene_keys.db.session import db
-from convene_keys.errors import Invalid, TooMany
+from convene_keys.errors import TooMany
 from convene_keys.http.access import Access, access, log_refusal, may, member_actor, settings
 from convene_keys.models import Member, Role
 from convene_keys.web.forms import Form
-from convene_keys.web.reauthentication import ReauthForm, confirm_password
+from convene_keys.web.reauthentication import ReauthForm
 from convene_keys.web.respond import done, page
 
 blueprint = Blueprint("team", __name__, url_prefix="/admin/team")
@@ -51,7 +51,8 @@ def new() -> Response:
 def add() -> Response:
     """The only answer that shows the new member's sign-in link."""
     form = NewMemberForm()
-    if form.validate() and confirm_password(form):
+    with form:
+        form.check()
         try:
             member, code = accounts_members.invite(
                 member_actor(),
@@ -59,12 +60,9 @@ def add() -> Response:
                 email=form.email.data or "",
                 role=Role(form.role.data),
             )
-        except Invalid as invalid:
-            form.show(invalid)
         except TooMany as too_many:
             return _too_many(too_many, form, "team/new.html")
-        else:
-            return _show_link(member, code, added=True)
+        return _show_link(member, code, added=True)
     return page("team/new.html", status=422, form=form)
 
 
@@ -72,7 +70,7 @@ def add() -> Response:
 @access(Access.ADMIN)
 def show(member_id: int) -> Response:
     member = _get(member_id)
-    return _edit_page(member, MemberForm(obj=member))
+    return _page_of("show", member, MemberForm(obj=member))
 
 
 @blueprint.post(ONE)
@@ -80,22 +78,19 @@ def show(member_id: int) -> Response:
 def change(member_id: int) -> Response:
     member = _get(member_id)
     form = MemberForm(obj=member)
-    if form.validate() and confirm_password(form):
-        try:
-            member = accounts_members.change_member(
-                member_actor(), member_id, name=form.name.data or "", role=Role(form.role.data)
-            )
-        except Invalid as invalid:
-            form.show(invalid)
-        else:
-            return done(f"{member.name} was saved.", url_for("team.index"))
-    return _edit_page(member, form, 422)
+    with form:
+        form.check()
+        member = accounts_members.change_member(
+            member_actor(), member_id, name=form.name.data or "", role=Role(form.role.data)
+        )
+        return done(f"{member.name} was saved.", url_for("team.index"))
+    return _page_of("show", member, form, 422)
 
 
 @blueprint.get(f"{ONE}/disable")
 @access(Access.ADMIN)
 def confirm_disable(member_id: int) -> Response:
-    return _confirm_page("disable", _get(member_id), ReauthForm())
+    return _page_of("disable", _get(member_id), ReauthForm())
 
 
 @blueprint.post(f"{ONE}/disable")
@@ -107,7 +102,7 @@ def disable(member_id: int) -> Response:
 @blueprint.get(f"{ONE}/enable")
 @access(Access.ADMIN)
 def confirm_enable(member_id: int) -> Response:
-    return _confirm_page("enable", _get(member_id), ReauthForm())
+    return _page_of("enable", _get(member_id), ReauthForm())
 
 
 @blueprint.post(f"{ONE}/enable")
@@ -119,7 +114,7 @@ def enable(member_id: int) -> Response:
 @blueprint.get(f"{ONE}/link")
 @access(Access.ADMIN)
 def confirm_link(member_id: int) -> Response:
-    return _confirm_page("link", _get(member_id), ReauthForm())
+    return _page_of("link", _get(member_id), ReauthForm())
 
 
 @blueprint.post(f"{ONE}/link")
@@ -127,12 +122,13 @@ def confirm_link(member_id: int) -> Response:
 def make_link(member_id: int) -> Response:
     """The only answer that shows this sign-in link."""
     member, form = _get(member_id), ReauthForm()
-    if not confirm_password(form):
-        return _confirm_page("link", member, form, 422)
-    try:
-        return _show_link(*accounts_members.invitation(member_actor(), member_id), added=False)
-    except TooMany as too_many:
-        return _too_many(too_many, form, "team/link.html", member)
+    with form:
+        form.check()
+        try:
+            return _show_link(*accounts_members.invitation(member_actor(), member_id), added=False)
+        except TooMany as too_many:
+            return _too_many(too_many, form, "team/link.html", member)
+    return _page_of("link", member, form, 422)
 
 
 @blueprint.post("/links/<int:link_id>/withdraw")
@@ -154,11 +150,12 @@ def _get(member_id: int) -> Member:
 
 def _set_disabled(member_id: int, disabled: bool) -> Response:
     member, form = _get(member_id), ReauthForm()
-    if not confirm_password(form):
-        return _confirm_page("disable" if disabled else "enable", member, form, 422)
-    member = accounts_members.set_disabled(member_actor(), member_id, disabled=disabled)
-    what = "was disabled and is signed out everywhere" if disabled else "can sign in again"
-    return done(f"{member.name} {what}.", url_for("team.index"))
+    with form:
+        form.check()
+        member = accounts_members.set_disabled(member_actor(), member_id, disabled=disabled)
+        what = "was disabled and is signed out everywhere" if disabled else "can sign in again"
+        return done(f"{member.name} {what}.", url_for("team.index"))
+    return _page_of("disable" if disabled else "enable", member, form, 422)
 
 
 def _too_many(
@@ -177,11 +174,6 @@ def _show_link(member: Member, code: str, *, added: bool) -> Response:
     return page("team/link_made.html", member=member, link=link, hours=int(hours), added=added)
 
 
-def _edit_page(member: Member, form: MemberForm, status: int = 200) -> Response:
+def _page_of(template: str, member: Member, form: Form, status: int = 200) -> Response:
     keys = accounts_members.keys_of(db.session(), member)
-    return page("team/show.html", status=status, member=member, form=form, keys=keys)
-
-
-def _confirm_page(what: str, member: Member, form: Form, status: int = 200) -> Response:
-    keys = accounts_members.keys_of(db.session(), member)
-    return page(f"team/{what}.html", status=status, member=member, form=form, keys=keys)
+    return page(f"team/{template}.html", status=status, member=member, form=form, keys=keys)
