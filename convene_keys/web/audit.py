@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from flask import Blueprint, Response, request, stream_with_context
@@ -25,9 +25,10 @@ from convene_keys.db.session import alone, db
 from convene_keys.errors import Malformed, TooMany, Unavailable
 from convene_keys.http.access import Access, access, member_actor
 from convene_keys.keys import queries as key_queries
-from convene_keys.markets.queries import cursor_number, midnight
-from convene_keys.models import AuditEvent, Outcome, Role
+from convene_keys.markets.queries import cursor_number
+from convene_keys.models import ID_MAX, AuditEvent, Outcome, Role
 from convene_keys.web import charts
+from convene_keys.web.filters import Filters, parse_moment, parse_number
 from convene_keys.web.formats import day
 from convene_keys.web.respond import is_htmx, page
 
@@ -35,7 +36,6 @@ blueprint = Blueprint("audit", __name__, url_prefix="/admin")
 
 PAGE_SIZE = 30
 BOM = "\ufeff"  # without it, spreadsheets take UTF-8 for something older
-TEXT_MAX = 100
 # A client that takes an export more slowly than this, in seconds and bytes a second, is cut off.
 PATIENCE, SLOWEST = 30, 16 * 1024
 
@@ -44,8 +44,8 @@ _exporting = threading.Lock()  # one export a worker: it takes a thread as long 
 
 
 @dataclass(frozen=True)
-class Filters:
-    """What the address asks for, as it was typed."""
+class AuditFilters(Filters):
+    noun = "event"
 
     key: str = ""
     action: str = ""
@@ -54,10 +54,6 @@ class Filters:
     since: str = ""
     until: str = ""
     q: str = ""
-
-    def query(self, **changes: Any) -> dict[str, Any]:
-        """The parameters of an address with the same filters, and `changes`."""
-        return {name: value for name, value in (asdict(self) | changes).items() if value}
 
     def parsed(self) -> Filter:
         """Raises `Malformed` for what is no filter."""
@@ -70,8 +66,8 @@ class Filters:
             action=self.action,
             member=_number(self.member),
             outcome=self.outcome,
-            since=moment(self.since),
-            until=moment(self.until, end=True),
+            since=parse_moment(self.since),
+            until=parse_moment(self.until, end=True),
             q=self.q,
         )
 
@@ -79,8 +75,7 @@ class Filters:
 @blueprint.get("/audit_log")
 @access(Access.VIEWER)
 def index() -> Response:
-    filters = _filters()
-    wanted = _own(filters.parsed())
+    filters, wanted = _asked()
     organization_id, session = current_user.organization.id, db.session()
     before = cursor_number(request.args.get("before") or None)
     events, next_before = audit_queries.page(
@@ -149,8 +144,7 @@ def _export(
     ending: str, mimetype: str, lines: Callable[[Iterator[AuditEvent]], Iterator[str]]
 ) -> Response:
     """Stream the same filter's events; that the log was taken away is itself recorded."""
-    filters = _filters()
-    wanted, organization_id = _own(filters.parsed()), current_user.organization.id
+    (filters, wanted), organization_id = _asked(), current_user.organization.id
     with ExitStack() as turn:
         _take(turn)
         with acting(member_actor(), Role.VIEWER) as session:
@@ -198,44 +192,19 @@ def _in_time(lines: Iterator[str]) -> Iterator[str]:
             raise ConnectionResetError(errno.ECONNRESET, "too slow")
 
 
-def _filters() -> Filters:
-    values = {f.name: request.args.get(f.name, "").strip() for f in fields(Filters)}
-    if any(len(value) > TEXT_MAX or "\0" in value for value in values.values()):
-        raise Malformed("Please use at most 100 ordinary characters in a filter.")
-    return Filters(**values)
+def _asked() -> tuple[AuditFilters, Filter]:
+    """What the address asks for, as it was typed and as the log takes it.
 
-
-def _own(wanted: Filter) -> Filter:
-    """The filter, when its key and member are the organization's. Raises `NotFound` otherwise."""
-    session, organization_id = db.session(), current_user.organization.id
-    if wanted.key is not None:
-        key_queries.get(session, organization_id, wanted.key)
-    if wanted.member is not None:
-        members.get(session, organization_id, wanted.member)
-    return wanted
-
-
-def _number(value: str) -> int | None:
-    if value and not (value.isascii() and value.isdecimal() and len(value) < 19):
-        raise Malformed("Please choose a key or member from the list.")
-    return int(value) if value else None
-
-
-def moment(value: str, *, end: bool = False) -> datetime | None:
-    """A moment from a day, in the organization's time zone, or from RFC 3339; None when empty.
-
-    As an end, a day counts whole.
+    Raises `Malformed`, and `NotFound` when the key or member is not the organization's.
     """
-    if not value:
-        return None
-    try:
-        if len(value) > len("2026-11-24"):
-            found = datetime.fromisoformat(value)
-            found = found if found.tzinfo else found.replace(tzinfo=UTC)
-        else:
-            there = date.fromisoformat(value) + timedelta(days=1 if end else 0)
-            found = midnight(there, current_user.organization.timezone)
-        return found.astimezone(UTC)
-    except (ValueError, OverflowError):
-        message = f"“{value[:40]}” is not a date. Please use one like 2026-11-24."
-        raise Malformed(message, code="invalid_date") from None
+    filters = AuditFilters.parse(request.args)
+    wanted, session = filters.parsed(), db.session()
+    if wanted.key is not None:
+        key_queries.get(session, current_user.organization.id, wanted.key)
+    if wanted.member is not None:
+        members.get(session, current_user.organization.id, wanted.member)
+    return filters, wanted
+
+
+def _number(text: str) -> int | None:
+    return parse_number(text, ID_MAX, Malformed("Please choose a key or member from the list."))

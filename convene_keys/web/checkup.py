@@ -13,6 +13,7 @@ from convene_keys.db.session import db
 from convene_keys.errors import NotFound
 from convene_keys.http.access import Access, access, member_actor
 from convene_keys.models import ID_MAX
+from convene_keys.web.filters import parse_number
 from convene_keys.web.forms import Form
 from convene_keys.web.respond import done, page
 
@@ -102,13 +103,8 @@ def _kind(value: str) -> Kind:
 
 def _wanted() -> set[int]:
     """The keys that were chosen; what can be no key's id is not found."""
-    values = request.form.getlist("key")
-    if not all(
-        value.isascii() and value.isdecimal() and len(value) < 20 and int(value) <= ID_MAX
-        for value in values
-    ):
-        raise NotFound("There is no such key.")
-    return {int(value) for value in values}
+    no_key = NotFound("There is no such key.")
+    return {parse_number(text, ID_MAX, no_key) or 0 for text in request.form.getlist("key")}
 
 
 def _confirm(kind: Kind, form: Form, status: int = 200) -> Response:

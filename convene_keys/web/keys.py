@@ -1,10 +1,9 @@
 """The key pages: list, create, look at, rename, rotate, revoke."""
 
-import ipaddress
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from flask import Blueprint, Response, request, url_for
@@ -15,16 +14,15 @@ from wtforms.validators import Optional
 
 from convene_keys import clock
 from convene_keys.audit import queries as audit_queries
-from convene_keys.audit.actions import Action
 from convene_keys.db.session import db
 from convene_keys.errors import FieldError, Invalid, Malformed
 from convene_keys.http.access import Access, access, member_actor, settings
 from convene_keys.keys import lifecycle
 from convene_keys.keys import queries as key_queries
-from convene_keys.models import ApiKey, AuditEvent, Outcome, Scope, Tool
-from convene_keys.operations.table import OPERATIONS
+from convene_keys.models import ApiKey, Scope, Tool
 from convene_keys.text import NAME_MAX, fold
-from convene_keys.web import charts
+from convene_keys.web import charts, connect
+from convene_keys.web.filters import Filters, parse_number
 from convene_keys.web.formats import day
 from convene_keys.web.forms import Form
 from convene_keys.web.reauthentication import ReauthForm
@@ -32,38 +30,25 @@ from convene_keys.web.respond import done, is_htmx, page
 
 blueprint = Blueprint("keys", __name__, url_prefix="/admin/api_keys")
 
-Status = Literal["active", "expiring", "revoked", "all"]
-Sort = Literal["name", "created", "last_used"]
-Direction = Literal["asc", "desc"]
 EVENTS_SHOWN = 10
 SCOPES = {Scope.READ.value: "Only read", Scope.READ_WRITE.value: "Read and change"}
 _SPANS = {1: "a month", 12: "a year", 24: "2 years"}
-_OPERATIONS = {operation.action: operation.name for operation in OPERATIONS}
 
 
 @dataclass(frozen=True)
-class Filters:
-    """What the list's address asks for."""
-
+class KeyFilters(Filters):
     q: str = ""
     status: str = "active"
     sort: str = "created"
     dir: str = "desc"
 
-
-@dataclass(frozen=True)
-class Handover:
-    """A key that goes on beside its successor: the new one's first call, the old one's last."""
-
-    old: ApiKey
-    new: ApiKey
-    first: AuditEvent | None
-    last: AuditEvent | None
-
-    @property
-    def safe(self) -> bool:
-        """Whether whatever used the old key uses the new one now, as far as can be seen."""
-        return self.first is not None and (self.last is None or self.last.at < self.first.at)
+    noun = "key"
+    too_long = "Please search for at most 100 ordinary characters."
+    choices: ClassVar[Mapping[str, Collection[str]]] = {
+        "status": ("active", "expiring", "revoked", "all"),
+        "sort": ("name", "created", "last_used"),
+        "dir": ("asc", "desc"),
+    }
 
 
 class NewKeyForm(ReauthForm):
@@ -102,12 +87,9 @@ class NewKeyForm(ReauthForm):
 
     def days(self) -> int | None:
         """Raises `Invalid` for what is no number."""
-        value = (self.expires_in_days.data or "").strip()
-        if not value:
-            return None
-        if not (value.isascii() and value.isdecimal() and len(value) < 6):
-            raise Invalid([FieldError("expires_in_days", "Please choose a number of days.")])
-        return int(value)
+        typed = (self.expires_in_days.data or "").strip()
+        wrong = FieldError("expires_in_days", "Please choose a number of days.")
+        return parse_number(typed, 99_999, Invalid([wrong]))
 
 
 def _days_by_months(usual: int) -> dict[int, int]:
@@ -145,7 +127,7 @@ class RotateForm(ReauthForm):
 @blueprint.get("")
 @access(Access.VIEWER)
 def index() -> Response:
-    filters, number = _filters(request.args)
+    filters = KeyFilters.parse(request.args)
     session, organization_id = db.session(), current_user.organization.id
     found = key_queries.list_keys(
         session,
@@ -154,7 +136,7 @@ def index() -> Response:
         status=filters.status,
         sort=filters.sort,
         descending=filters.dir == "desc",
-        page=number,
+        page=_page_number(),
     )
     return page(
         "keys/list.html",
@@ -200,7 +182,7 @@ def create() -> Response:
 @access(Access.VIEWER)
 def first_call(key_id: int) -> Response:
     """Whether the key was used yet. A page that waits for that gets 204, and asks again, until then."""
-    found = _first_call(get(key_id))
+    found = connect.first_call(get(key_id))
     if is_htmx() and found["waits"]:
         return Response(status=204)
     return page("keys/first_call.html", "keys/_first_call.html", **found)
@@ -302,7 +284,9 @@ def revoke(key_id: int) -> Response:
 
 def created(key: ApiKey, secret: str) -> Response:
     """The page of a key just made: the only one that ever shows the secret."""
-    return page("keys/created.html", secret=secret, **_addresses(), **_first_call(key))
+    return page(
+        "keys/created.html", secret=secret, **connect.addresses(), **connect.first_call(key)
+    )
 
 
 def to_successor(new: ApiKey) -> Response:
@@ -325,50 +309,6 @@ def _made_just_now(name: str | None) -> ApiKey | None:
     if newest is None or newest.created_by_id != current_user.member.id:
         return None
     return newest if newest.name_folded == fold((name or "").strip()[:NAME_MAX]) else None
-
-
-def _first_call(key: ApiKey) -> dict[str, Any]:
-    """The key, its first call if there was one, and whether a page should still wait for it."""
-    call = None
-    if key.last_used_at is not None:
-        call = audit_queries.first(
-            db.session(), key.organization_id, audit_queries.Filter(key=key.id)
-        )
-    fresh = key.status != "revoked" and clock.now() < key.created_at + key_queries.NEW_FOR
-    done = call is not None and call.outcome == Outcome.OK
-    return {
-        "key": key,
-        "call": call,
-        "operation": _OPERATIONS.get(Action(call.action)) if call and done else None,
-        "waits": call is None and fresh,
-    }
-
-
-def _addresses() -> dict[str, Any]:
-    """What a tool has to be told, and from where it can reach it: this machine, or any."""
-    site = settings().base_url
-    host = urlsplit(site).hostname or ""
-    try:
-        address = ipaddress.ip_address(host)
-        local, known = address.is_loopback, address.is_global
-    except ValueError:  # a name
-        local = host == "localhost" or host.endswith(".localhost")
-        known = "." in host and not host.endswith((".localhost", ".local", ".internal"))
-    secure = settings().secure
-    return {"site": site, "secure": secure, "local": local, "public": secure and known}
-
-
-def _handover(key: ApiKey) -> Handover | None:
-    """How far the move from a rotated key to its successor is, seen from either; None without."""
-    old, new = (key, key.successor) if key.successor else (key.predecessor, key)
-    if old is None or not (old.works and new.works):
-        return None
-    session, organization_id = db.session(), key.organization_id
-    first = audit_queries.first(session, organization_id, audit_queries.Filter(key=new.id))
-    last, _ = audit_queries.page(
-        session, organization_id, audit_queries.Filter(key=old.id), before=None, limit=1
-    )
-    return Handover(old, new, first, last[0] if last else None)
 
 
 def _used(shown: Sequence[ApiKey]) -> dict[str, Any]:
@@ -401,10 +341,10 @@ def _facts(
         "edit": edit
         or EditForm(formdata=None, data={"scope": key.scope, "expires_on": key.last_day}),
         "between": (today, today + timedelta(days=lifecycle.EXPIRY_MAX_DAYS)),
-        "handover": _handover(key),
+        "handover": connect.handover(key),
         "events": events,
         "chart": charts.bars(days, counts, charts.CAP) if any(counts) else [],
-        **_addresses(),
+        **connect.addresses(),
     }
 
 
@@ -413,30 +353,25 @@ def _notices() -> dict[str, Any]:
     session, organization_id = db.session(), current_user.organization.id
     newest = key_queries.newest(session, organization_id)
     attention = key_queries.expiring(session, organization_id)
-    return {"attention": attention, "newest": newest, **(_first_call(newest) if newest else {})}
+    return {
+        "attention": attention,
+        "newest": newest,
+        **(connect.first_call(newest) if newest else {}),
+    }
 
 
-def _filters_shown() -> Filters:
+def _page_number() -> int:
+    no_page = Malformed("There is no such page.")
+    number = parse_number(request.args.get("page", "1"), 1_000_000, no_page)
+    if not number:
+        raise no_page
+    return number
+
+
+def _filters_shown() -> KeyFilters:
     """The filters of the list that HTMX asks from, by the address of its page."""
     query = urlsplit(request.headers.get("HX-Current-URL", "")).query
     try:
-        return _filters(MultiDict(parse_qsl(query)))[0]
+        return KeyFilters.parse(MultiDict(parse_qsl(query)))
     except Malformed:
-        return Filters()
-
-
-def _filters(args: MultiDict[str, str]) -> tuple[Filters, int]:
-    """An address's filters and page. Raises `Malformed` for what the list can't do."""
-    chosen = Filters(q=args.get("q", "").strip())
-    if len(chosen.q) > 100 or "\0" in chosen.q:
-        raise Malformed("Please search for at most 100 ordinary characters.")
-    for name, choices in (("status", Status), ("sort", Sort), ("dir", Direction)):
-        value = args.get(name)
-        if value and value not in get_args(choices):
-            raise Malformed(f"There is no {name} “{value[:20]}” to list keys by.")
-        if value:
-            chosen = replace(chosen, **{name: value})
-    number = args.get("page", "1")
-    if not (number.isascii() and number.isdecimal() and 1 <= int(number[:7]) <= 1_000_000):
-        raise Malformed("There is no such page.")
-    return chosen, int(number[:7])
+        return KeyFilters()

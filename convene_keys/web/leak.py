@@ -29,7 +29,7 @@ from convene_keys.models import ApiKey, Outcome
 from convene_keys.operations import undo
 from convene_keys.operations.table import OPERATIONS
 from convene_keys.web import charts
-from convene_keys.web.audit import moment
+from convene_keys.web.filters import parse_moment
 from convene_keys.web.forms import Form
 from convene_keys.web.keys import created, get, to_successor
 from convene_keys.web.reauthentication import ReauthForm
@@ -95,7 +95,7 @@ def replaced(key_id: int) -> Response:
 @blueprint.post("/undo")
 @access(Access.MANAGER)
 def undo_all(key_id: int) -> Response:
-    undone, left = undo.undo_all(member_actor(), get(key_id), moment(_since()))
+    undone, left = undo.undo_all(member_actor(), get(key_id), parse_moment(_since()))
     said = f"{_counted(len(undone), 'change')} undone." if undone else "Nothing was undone."
     if left:
         said += f" {len(left):,} could not be: it says why beside each."
@@ -159,7 +159,7 @@ def _since() -> str:
 def _facts(key: ApiKey) -> dict[str, Any]:
     """What the page and the report tell: the incident, and what the key did since a day."""
     session, since = db.session(), _since()
-    wanted = audit_queries.Filter(key=key.id, since=moment(since))
+    wanted = audit_queries.Filter(key=key.id, since=parse_moment(since))
     groups, more = audit_queries.groups(session, key.organization_id, wanted, LOOKED_THROUGH)
     changes, more_changes = undo.changes(session, key, wanted.since, undo.AT_ONCE)
     return {

@@ -10,7 +10,7 @@ from convene_keys.http.access import Access, access
 from convene_keys.models import ApiKey, AuditEvent, Member, Organization
 from convene_keys.web import charts
 from convene_keys.web.forms import Form
-from convene_keys.web.keys import Filters
+from convene_keys.web.keys import KeyFilters
 from convene_keys.web.respond import page
 
 blueprint = Blueprint("styleguide", __name__)
@@ -44,7 +44,7 @@ def show() -> Response:
         form=form,
         chart=charts.bars(days, counts, charts.CAP),
         keys=sample,
-        filters=Filters(),
+        filters=KeyFilters(),
         pages=1,
         used={key.id: counts if key.last_used_at else [] for key in sample},
         spark=charts.spark,
