@@ -1,6 +1,6 @@
 """Counts by day as bars: which days, how high, in which words. Pure; templates draw them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -102,11 +102,6 @@ def bars(spans: Sequence[Span], counts: Sequence[int], cap: int) -> list[Bar]:
 
 def spark(counts: Sequence[int]) -> str:
     """An SVG path of one line a day, 10 high and as many wide as there are days; empty days none."""
-    return "".join(_lines(counts))
-
-
-def _lines(counts: Sequence[int]) -> Iterator[str]:
     most = max(counts, default=0)
-    for day, count in enumerate(counts):
-        if count:
-            yield f"M{day} 10v-{max(1.0, 10 * count / most):.2g}"
+    heights = {day: max(1.0, 10 * count / most) for day, count in enumerate(counts) if count}
+    return "".join(f"M{day} 10v-{height:.2g}" for day, height in heights.items())

@@ -17,26 +17,26 @@ from wtforms.i18n import DummyTranslations
 
 from convene_keys.errors import Invalid
 
-_PLAIN = {
+_MESSAGES = {
     "Not a valid choice.": "Please choose one from the list.",
     "Not a valid integer value.": "Please type a whole number.",
     "Not a valid date value.": "Please choose a day.",
 }
 
 
-class _PlainWords(DummyTranslations):
+class _Messages(DummyTranslations):
     """The library's messages in this product's words."""
 
     def gettext(self, string: str) -> str:
-        return _PLAIN.get(string, string)
+        return _MESSAGES.get(string, string)
 
 
 class Form(FlaskForm):  # type: ignore[misc]
     """As a context manager it takes an `Invalid` raised in its block, and shows it."""
 
     class Meta(FlaskForm.Meta):  # type: ignore[misc]
-        def get_translations(self, _form: FlaskForm) -> _PlainWords:
-            return _PlainWords()
+        def get_translations(self, _form: FlaskForm) -> _Messages:
+            return _Messages()
 
         def wrap_formdata(self, form: FlaskForm, formdata: Any) -> Any:
             """Flask-WTF would take JSON for a form as well, past what the guard looks at."""

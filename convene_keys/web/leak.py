@@ -1,6 +1,6 @@
 """The walk-through after a leak: revoke, replace, see what the key did, report it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -177,21 +177,16 @@ def _facts(key: ApiKey) -> dict[str, Any]:
 
 def _summary(groups: Sequence[audit_queries.Group], changes: int, more_changes: bool) -> str:
     """`1 change and 64 reads, always from the same address`."""
-
-    def count(fits: Callable[[audit_queries.Group], bool]) -> int:
-        return sum(group.count for group in groups if fits(group))
-
+    calls = {"read": 0, "call through a proxy": 0, "try that came to nothing": 0}
+    for group in groups:
+        if group.outcome != Outcome.OK:
+            calls["try that came to nothing"] += group.count
+        elif group.action == Action.PROXY_REQUEST:
+            calls["call through a proxy"] += group.count
+        elif group.action in READS:
+            calls["read"] += group.count
     parts = [f"{'more than ' * more_changes}{_counted(changes, 'change')}"]
-    for noun, number in (
-        ("read", count(lambda g: g.outcome == Outcome.OK and g.action in READS)),
-        (
-            "call through a proxy",
-            count(lambda g: g.outcome == Outcome.OK and g.action == Action.PROXY_REQUEST),
-        ),
-        ("try that came to nothing", count(lambda g: g.outcome != Outcome.OK)),
-    ):
-        if number:
-            parts.append(_counted(number, noun))
+    parts += [_counted(number, noun) for noun, number in calls.items() if number]
     addresses = len({group.ip for group in groups})
     where = "always from the same address" if addresses == 1 else f"from {addresses:,} addresses"
     text = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))

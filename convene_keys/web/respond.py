@@ -35,7 +35,7 @@ _AREAS = (
 )
 
 
-class Lean(Extension):
+class NoIndentation(Extension):
     """Templates without the indentation that is for their readers: a sixth of a long list."""
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:

@@ -35,8 +35,8 @@ class NewMemberForm(MemberForm):
 @blueprint.get("")
 @access(Access.VIEWER)
 def index() -> Response:
-    members = accounts_members.members(db.session(), _organization_id())
-    open_links = links.listed(db.session(), _organization_id()) if may("admin") else ()
+    members = accounts_members.members(db.session(), current_user.organization.id)
+    open_links = links.listed(db.session(), current_user.organization.id) if may("admin") else ()
     return page("team/list.html", members=members, open_links=open_links)
 
 
@@ -139,13 +139,8 @@ def withdraw_link(link_id: int) -> Response:
     return done(f"The link for {member.name} doesn’t work any more.", url_for("team.index"))
 
 
-def _organization_id() -> int:
-    organization_id: int = current_user.organization.id
-    return organization_id
-
-
 def _get(member_id: int) -> Member:
-    return accounts_members.get(db.session(), _organization_id(), member_id)
+    return accounts_members.get(db.session(), current_user.organization.id, member_id)
 
 
 def _set_disabled(member_id: int, disabled: bool) -> Response:
