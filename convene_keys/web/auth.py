@@ -156,14 +156,9 @@ def accept() -> ResponseReturnValue:
 
 
 def _require_first_run() -> None:
-    code, secret, pepper = (
-        request.args.get("code", ""),
-        settings().secret_key,
-        settings().key_peppers[0],
-    )
-    if not (
-        organizations.is_setup_code(code, secret, pepper) and organizations.is_empty(db.session())
-    ):
+    code, configured = request.args.get("code", ""), settings()
+    right = organizations.is_setup_code(code, configured.secret_key, configured.key_peppers[0])
+    if not right or not organizations.is_empty(db.session()):
         raise NotFound(
             "This set-up link doesn’t work. If Convene Keys has been set up already, please sign "
             "in. If not, open the link that it printed when it was started, whole."
