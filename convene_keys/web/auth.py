@@ -188,7 +188,7 @@ def _sign_in_page(form: SignInForm, status: int = 200) -> Response:
 
 
 def _enter(token: str) -> None:
-    """Begin a cookie of its own: nothing that was in this browser before is taken along."""
+    """Reset the session at sign-in, against session fixation."""
     session.clear()
     login_user(load(token))
 

@@ -1,4 +1,4 @@
-"""The check-up: what is found in the organization's keys and team, and what mends it at once."""
+"""The check-up's pages: its findings, and the remedies for all keys of a finding at once."""
 
 from datetime import datetime, timedelta
 from functools import partial
@@ -63,9 +63,9 @@ def remedy(kind: str) -> Response:
 
 
 def count(anew: bool = False) -> int:
-    """How many findings there are, for every page: counted anew, but for a minute where it takes long.
+    """How many findings there are, for the navigation of every page.
 
-    After a change it is always counted `anew`.
+    Cached for a minute where an organization has many keys; `anew`, after a change, skips the cache.
     """
     counts, now = _counts(), clock.now()
     organization_id = current_user.organization.id
@@ -87,7 +87,7 @@ def _counts() -> dict[int, tuple[datetime, int]]:
 
 
 def _look() -> findings.CheckUp:
-    """What is found, once a request."""
+    """The findings, computed once per request."""
     if "checkup" not in g:
         g.checkup = findings.run(db.session(), current_user.organization.id)
     found: findings.CheckUp = g.checkup
@@ -95,14 +95,14 @@ def _look() -> findings.CheckUp:
 
 
 def _kind(value: str) -> Kind:
-    """The kind at this address, if it has a remedy for all its keys. Raises `NotFound`."""
+    """The kind named in the address, if it has a remedy for all keys at once. Raises `NotFound`."""
     if value not in list(Kind) or Kind(value).advice.remedy is None:
         raise NotFound("There is nothing to confirm here.")
     return Kind(value)
 
 
 def _wanted() -> set[int]:
-    """The keys that were chosen; what can be no key's id is not found."""
+    """The ids of the chosen keys. Raises `NotFound` for a value that can't be an id."""
     no_key = NotFound("There is no such key.")
     return {parse_number(text, ID_MAX, no_key) or 0 for text in request.form.getlist("key")}
 

@@ -50,7 +50,7 @@ def first_call(key: ApiKey) -> dict[str, Any]:
 
 
 def addresses() -> dict[str, Any]:
-    """What a tool has to be told, and from where it can reach it: this machine, or any."""
+    """The site's address for a tool, and whether only this machine or any can reach it."""
     site = settings().base_url
     host = urlsplit(site).hostname or ""
     try:
@@ -64,7 +64,7 @@ def addresses() -> dict[str, Any]:
 
 
 def handover(key: ApiKey) -> Handover | None:
-    """How far the move from a rotated key to its successor is, seen from either; None without."""
+    """The state of the move from a rotated key to its successor; None when there is no move."""
     old, new = (key, key.successor) if key.successor else (key.predecessor, key)
     if old is None or not (old.works and new.works):
         return None

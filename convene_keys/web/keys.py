@@ -290,7 +290,7 @@ def created(key: ApiKey, secret: str) -> Response:
 
 
 def to_successor(new: ApiKey) -> Response:
-    """On from a form that has made `new` before: reloaded, or opened by two people."""
+    """Redirect to the successor that this form has already made: reloaded, or opened twice."""
     return done(f"{new.name} was replaced already. This is the new key.", _page_of(new))
 
 
@@ -304,7 +304,7 @@ def _page_of(key: ApiKey) -> str:
 
 
 def _made_just_now(name: str | None) -> ApiKey | None:
-    """The newest key, if the signed-in member gave it this name: their form came a second time."""
+    """The newest key, if the signed-in member made it with this name: a repeated submission."""
     newest = key_queries.newest(db.session(), current_user.organization.id)
     if newest is None or newest.created_by_id != current_user.member.id:
         return None
@@ -312,7 +312,7 @@ def _made_just_now(name: str | None) -> ApiKey | None:
 
 
 def _used(shown: Sequence[ApiKey]) -> dict[str, Any]:
-    """What a key's row draws its small chart from."""
+    """The daily counts for the small charts of the list's rows."""
     organization, ids = current_user.organization, [key.id for key in shown]
     days = charts.moments(_last_days(), organization.timezone)
     used = audit_queries.count_key_spans(db.session(), organization.id, ids, days, charts.SPARK_CAP)

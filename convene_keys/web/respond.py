@@ -100,7 +100,7 @@ def done(message: str, back_to: str, fragment: str | None = None, **context: Any
 
 
 def stale(problem: Problem, fragment: str, **context: Any) -> Response:
-    """A change that came too late, for HTMX: the thing as it is now, and a toast that says why."""
+    """A conflicting change, for HTMX: the current state of the thing, and a toast that says why."""
     response = make_response(_render(fragment, **context), problem.status)
     response.headers["HX-Trigger"] = _toast(problem.detail, "danger")
     return response
@@ -125,7 +125,7 @@ def problem_page(problem: Problem) -> Response:
 
 
 def _next_step(status: int) -> tuple[str, str]:
-    """Where to go on from an error, and what to call it: here again, back, or to the start."""
+    """The link that an error page offers, and its label: try again, go back, or the start."""
     if status >= 429 and request.method == "GET":
         return _here(request.full_path.rstrip("?")), "Try again"
     came_from = urlsplit(request.referrer or "")

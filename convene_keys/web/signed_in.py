@@ -10,7 +10,7 @@ from convene_keys.models import Member, Organization, SignInSession
 
 
 class SignedIn(UserMixin):  # type: ignore[misc]
-    """A member in one browser. Its id, in the cookie, is the session's token and nobody's name."""
+    """A member in one browser. Its id, kept in the cookie, is the session's token, not the member."""
 
     def __init__(self, session: SignInSession, token: str) -> None:
         self.session_id: int = session.id
@@ -25,7 +25,7 @@ class SignedIn(UserMixin):  # type: ignore[misc]
 
 
 def forget() -> None:
-    """Answer the rest of this request as to a stranger, without asking the database who it is."""
+    """Treat the rest of this request as anonymous, without asking the database who it is."""
     login._update_request_context_with_user()
 
 
