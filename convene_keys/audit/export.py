@@ -4,26 +4,15 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from typing import Any
 
-from sqlalchemy import (
-    tuple_,
-)
+from sqlalchemy import tuple_
 from sqlalchemy.orm import Session
 
 from convene_keys import clock
 from convene_keys.audit import seals
-from convene_keys.audit.log import (
-    rfc3339,
-)
-from convene_keys.audit.queries import (
-    Filter,
-    matching,
-)
-from convene_keys.models import (
-    AuditEvent,
-    AuditSeal,
-)
+from convene_keys.audit.log import rfc3339
+from convene_keys.audit.queries import Filter, matching
+from convene_keys.models import AuditEvent, AuditSeal
 
 COLUMNS = ("id", *seals.COLUMNS)
 
@@ -51,7 +40,7 @@ def export(session: Session, organization_id: int, wanted: Filter) -> Iterator[A
         batch = session.scalars(query.where(tuple_(AuditEvent.at, AuditEvent.id) > last)).all()
 
 
-def as_dict(event: AuditEvent) -> dict[str, Any]:
+def as_dict(event: AuditEvent) -> dict[str, object]:
     """The event's columns under their contract names; `at` as RFC 3339 in UTC."""
     row = {column: getattr(event, column) for column in COLUMNS}
     row["at"] = rfc3339(event.at)

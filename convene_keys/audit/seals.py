@@ -29,35 +29,20 @@ from convene_keys.models import AuditEvent, AuditSeal
 
 # What a mac covers, for good: a column that is added later needs a mac of another form.
 COLUMNS = (
-    "at",
-    "organization_id",
-    "actor",
-    "key_id",
-    "key_name",
-    "member_id",
-    "member_name",
-    "action",
-    "target_type",
-    "target_id",
-    "target_name",
-    "outcome",
-    "ip",
-    "user_agent",
-    "request_id",
-    "detail",
+    *("at", "organization_id", "actor", "key_id", "key_name", "member_id", "member_name"),
+    *("action", "target_type", "target_id", "target_name", "outcome"),
+    *("ip", "user_agent", "request_id", "detail"),
 )
 SIGNED_COLUMNS = (
-    "organization_id",
-    "batch",
-    "first_event_id",
-    "last_event_id",
-    "count",
-    "root",
-    "previous",
-    "sealed_at",
+    *("organization_id", "batch", "first_event_id", "last_event_id", "count"),
+    *("root", "previous", "sealed_at"),
 )
 BATCH_MAX = 5_000  # events of all organizations together
 PATIENCE = "2s"
+
+# What the database holds, as it is: no value is read in a way that could fail or forgive.
+StoredRow = Row[Any]
+StoredRows = CursorResult[Any]
 
 NO_SIGNATURE = bytes(32)
 _PLAIN = (str, int, type(None))
@@ -78,18 +63,18 @@ def keys_of(bind: Engine | Connection) -> tuple[bytes, ...]:
     return found
 
 
-def mac(values: Mapping[str, Any], key: bytes) -> bytes:
+def mac(values: Mapping[str, object], key: bytes) -> bytes:
     """The 32 bytes that vouch for an event: all its columns but the id, which its seal binds."""
     return _hmac("event", values, COLUMNS, key)
 
 
-def _hmac(kind: str, values: Mapping[str, Any], columns: Sequence[str], key: bytes) -> bytes:
+def _hmac(kind: str, values: Mapping[str, object], columns: Sequence[str], key: bytes) -> bytes:
     plain = [kind, *[v if isinstance(v := values[c], _PLAIN) else _plain(v) for c in columns]]
     message = json.dumps(plain)
     return hmac.digest(key, message.encode(), "sha256")
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """What the database holds for `value`; bytes in a list, so that no text is equal to them."""
     if isinstance(value, datetime):
         there = value.astimezone(UTC).replace(tzinfo=None)
@@ -191,7 +176,7 @@ def current_key_age(session: Session) -> int:
     return 0 if first is None or is_vouched(first, keys[:1]) else len(keys)
 
 
-def key_age(seal: Row[Any], keys: Sequence[bytes]) -> int | None:
+def key_age(seal: StoredRow, keys: Sequence[bytes]) -> int | None:
     """The age of the key that a seal was made under; None when it is none of `keys`.
 
     That is their number, older than all, for the form that seals had before AUDIT_KEY: under them
@@ -232,23 +217,20 @@ def _close(
     return len(events)
 
 
-def is_vouched(event: Row[Any], keys: Sequence[bytes]) -> bool:
+def is_vouched(event: StoredRow, keys: Sequence[bytes]) -> bool:
     return any(matches("event", event, COLUMNS, event.mac, key) for key in keys)
 
 
-def matches(kind: str, row: Row[Any], columns: Sequence[str], found: Any, key: bytes) -> bool:
+def matches(kind: str, row: StoredRow, columns: Sequence[str], found: Any, key: bytes) -> bool:
     try:
         return hmac.compare_digest(_hmac(kind, row._asdict(), columns, key), found)
     except TypeError:  # something that is no bytes, or no value of a column: SQLite takes anything
         return False
 
 
-# What the database holds, as it is: no value is read in a way that could fail or forgive.
-
-
 def event_rows(
-    connection: Connection, where: str, stream: int | None = None, **values: Any
-) -> CursorResult[Any]:
+    connection: Connection, where: str, stream: int | None = None, **values: object
+) -> StoredRows:
     columns = ", ".join(COLUMNS[1:-1])
     at = _as_text(connection, "at")
     return connection.execute(
@@ -261,7 +243,7 @@ def event_rows(
     )
 
 
-def seal_rows(connection: Connection, which: str, **values: Any) -> CursorResult[Any]:
+def seal_rows(connection: Connection, which: str, **values: object) -> StoredRows:
     columns, at = ", ".join(SIGNED_COLUMNS[:-1]), _as_text(connection, "sealed_at")
     return connection.execute(
         text(

@@ -2,11 +2,10 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Row, func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.orm import Session
 
 from convene_keys import clock
@@ -14,6 +13,8 @@ from convene_keys.audit.seals import (
     ENTRY,
     NEWEST,
     NO_SIGNATURE,
+    StoredRow,
+    StoredRows,
     current_key_age,
     event_rows,
     is_vouched,
@@ -25,16 +26,11 @@ from convene_keys.audit.seals import (
 from convene_keys.models import AuditEvent
 
 OVERDUE = timedelta(minutes=5)
-
-_GLANCE = 200
-
+_GLANCE = 200  # events
 _OLDER = (
     "an older key, which no longer counts: by somebody who has it, or by a worker that was not "
     "restarted with the new one"
 )
-
-
-# Verifying
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Head:
 
 
 @dataclass
-class Verdict:
+class Verification:
     """What was found in an organization's log, up to the first thing that is wrong.
 
     `event_id` is the first bad event; where events are gone with their seal, the id after the last
@@ -65,7 +61,7 @@ class Verdict:
     older_until: tuple[int, datetime] | None = None
     unchanged: bool = False
     event_id: int | None = None
-    problem: str | None = field(default=None)
+    problem: str | None = None
 
 
 class _Bad(Exception):
@@ -74,7 +70,7 @@ class _Bad(Exception):
         self.event_id, self.problem = event_id, problem
 
 
-def verify(session: Session, organization_id: int, known: Sequence[Head] = ()) -> Verdict:
+def verify(session: Session, organization_id: int, known: Sequence[Head] = ()) -> Verification:
     """Check every event and seal of an organization in one snapshot, reading them as a stream.
 
     `known` are heads of this organization; they show what the log alone can't: that it was
@@ -84,31 +80,35 @@ def verify(session: Session, organization_id: int, known: Sequence[Head] = ()) -
     snapshot = {"isolation_level": "REPEATABLE READ"}
     postgresql = session.get_bind().dialect.name == "postgresql"
     connection = session.connection(execution_options=snapshot if postgresql else {})
-    verdict = Verdict(organization_id)
+    found = Verification(organization_id)
     try:
-        _walk(connection, verdict, known, keys_of(session.get_bind()), sealed_up_to(session))
+        _verify(connection, found, known, keys_of(session.get_bind()), sealed_up_to(session))
     except _Bad as bad:
-        verdict.event_id, verdict.problem = bad.event_id, bad.problem
+        found.event_id, found.problem = bad.event_id, bad.problem
     session.rollback()
-    return verdict
+    return found
 
 
-def _walk(
+def _verify(
     connection: Connection,
-    verdict: Verdict,
+    found: Verification,
     known: Sequence[Head],
     keys: Sequence[bytes],
     mark: int,
 ) -> None:
-    of = verdict.organization_id
+    of = found.organization_id
     with seal_rows(connection, NEWEST) as newest:
         ages = [age for seal in newest if (age := key_age(seal, keys)) is not None]
     now = min(ages, default=len(keys))
     with (
-        event_rows(connection, "organization_id = :of ORDER BY id", stream=500, of=of) as stream,
-        seal_rows(connection, "WHERE organization_id = :of ORDER BY batch", of=of) as sealed,
+        event_rows(connection, "organization_id = :of ORDER BY id", stream=500, of=of) as events,
+        seal_rows(connection, "WHERE organization_id = :of ORDER BY batch", of=of) as seals,
     ):
-        _compare(verdict, known, keys, mark, now, sealed, stream)
+        comparison = _Comparison(found, known, keys, events)
+        for seal in seals:
+            comparison.check_batch(seal)
+        comparison.check_heads()
+        comparison.check_unsealed(mark, now)
     copies = (
         select(func.max(AuditEvent.id))
         .where(AuditEvent.organization_id == of)
@@ -120,60 +120,73 @@ def _walk(
         raise _Bad(copy, "it is a copy of an earlier event")
 
 
-def _compare(
-    verdict: Verdict,
-    known: Sequence[Head],
-    keys: Sequence[bytes],
-    mark: int,
-    now: int,
-    sealed: CursorResult[Any],
-    stream: CursorResult[Any],
-) -> None:
-    ahead, previous, age = next(stream, None), NO_SIGNATURE, len(keys)
-    for seal in sealed:
-        number = verdict.batches + 1
-        coming = ahead.id if ahead else verdict.last_event_id + 1
-        before, age = age, _check_seal(seal, coming, keys, age)
-        if age < before and verdict.batches:
-            verdict.older_until = (seal.last_event_id, _moment(seal))
+class _Comparison:
+    """An organization's events beside its seals, each read once and in order."""
+
+    def __init__(
+        self, found: Verification, known: Sequence[Head], keys: Sequence[bytes], events: StoredRows
+    ) -> None:
+        self.found, self.known, self.keys, self.events = found, known, keys, events
+        self.ahead = next(events, None)  # the first event that is not checked yet
+        self.previous, self.age = NO_SIGNATURE, len(keys)
+
+    @property
+    def coming(self) -> int:
+        return self.ahead.id if self.ahead else self.found.last_event_id + 1
+
+    def check_batch(self, seal: StoredRow) -> None:
+        """Check a seal, and the events that it is about."""
+        found, number, coming = self.found, self.found.batches + 1, self.coming
+        before, self.age = self.age, _check_seal(seal, coming, self.keys, self.age)
+        if self.age < before and found.batches:
+            found.older_until = (seal.last_event_id, _moment(seal))
         if seal.batch != number:
             if coming >= seal.first_event_id:  # its events are gone as well
-                coming = verdict.last_event_id + 1
+                coming = found.last_event_id + 1
             raise _Bad(coming, f"batch {number} is missing, or its seal")
-        if seal.previous != previous:
+        if seal.previous != self.previous:
             raise _Bad(coming, f"the seal of batch {number} does not follow the one before it")
-        for head in known:
+        for head in self.known:
             if head.batch == number and head.signature != seal.signature.hex():
                 raise _Bad(seal.first_event_id, f"batch {number} is not the one of the head given")
         for event_id, beginning in ENTRY.iter_unpack(seal.entries):
-            if ahead is None or ahead.id > event_id:
+            if self.ahead is None or self.ahead.id > event_id:
                 raise _Bad(event_id, "it is missing")
-            if ahead.id < event_id:
-                raise _Bad(ahead.id, "it was put in later: no seal has it")
-            _check_event(ahead, keys, age, beginning)
-            ahead = next(stream, None)
-            verdict.sealed += 1
-        verdict.batches, verdict.last_event_id = number, seal.last_event_id
-        verdict.sealed_at, previous = _moment(seal), seal.signature
-    for head in known:
-        if head.batch > verdict.batches:
-            coming = verdict.last_event_id + 1
-            if ahead is not None and ahead.id <= head.last_event_id:
-                coming = ahead.id
-            raise _Bad(coming, f"what was sealed up to {head.last_event_id} is not there any more")
-    if verdict.batches and age > now:
-        coming = ahead.id if ahead else verdict.last_event_id + 1
-        raise _Bad(coming, "a newer key counts by now, and nothing here is sealed under it")
-    verdict.unchanged = now > 0 and verdict.batches > 0
-    while ahead is not None:
-        if ahead.id <= mark:
-            raise _Bad(ahead.id, "no seal has it, though newer events are sealed")
-        _check_event(ahead, keys, now)
-        verdict.unsealed += 1
-        ahead = next(stream, None)
+            if self.ahead.id < event_id:
+                raise _Bad(self.ahead.id, "it was put in later: no seal has it")
+            _check_event(self.ahead, self.keys, self.age, beginning)
+            self.ahead = next(self.events, None)
+            found.sealed += 1
+        found.batches, found.last_event_id = number, seal.last_event_id
+        found.sealed_at, self.previous = _moment(seal), seal.signature
+
+    def check_heads(self) -> None:
+        """Check that nothing is gone after the last seal that is there."""
+        for head in self.known:
+            if head.batch > self.found.batches:
+                coming = self.found.last_event_id + 1
+                if self.ahead is not None and self.ahead.id <= head.last_event_id:
+                    coming = self.ahead.id
+                raise _Bad(
+                    coming, f"what was sealed up to {head.last_event_id} is not there any more"
+                )
+
+    def check_unsealed(self, mark: int, now: int) -> None:
+        """Check the events after the last seal; the key of the age `now` counts for them."""
+        if self.found.batches and self.age > now:
+            raise _Bad(
+                self.coming, "a newer key counts by now, and nothing here is sealed under it"
+            )
+        self.found.unchanged = now > 0 and self.found.batches > 0
+        while self.ahead is not None:
+            if self.ahead.id <= mark:
+                raise _Bad(self.ahead.id, "no seal has it, though newer events are sealed")
+            _check_event(self.ahead, self.keys, now)
+            self.found.unsealed += 1
+            self.ahead = next(self.events, None)
 
 
-def _check_seal(seal: Row[Any], coming: int, keys: Sequence[bytes], oldest: int) -> int:
+def _check_seal(seal: StoredRow, coming: int, keys: Sequence[bytes], oldest: int) -> int:
     """The age of its key, which is at most `oldest`."""
     age = key_age(seal, keys)
     if age is None or hashlib.sha256(seal.entries).digest() != seal.root:
@@ -185,7 +198,7 @@ def _check_seal(seal: Row[Any], coming: int, keys: Sequence[bytes], oldest: int)
 
 
 def _check_event(
-    event: Row[Any], keys: Sequence[bytes], oldest: int, beginning: bytes | None = None
+    event: StoredRow, keys: Sequence[bytes], oldest: int, beginning: bytes | None = None
 ) -> None:
     if not is_vouched(event, keys[: oldest + 1]):
         if is_vouched(event, keys):
@@ -233,5 +246,5 @@ def glance(session: Session, organization_id: int) -> Glance:
     return Glance(_moment(newest), overdue)
 
 
-def _moment(seal: Row[Any]) -> datetime:
+def _moment(seal: StoredRow) -> datetime:
     return datetime.fromisoformat(seal.sealed_at).replace(tzinfo=UTC)

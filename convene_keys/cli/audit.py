@@ -89,7 +89,7 @@ def verify(context: click.Context, organization_id: int | None, file: TextIO | N
         context.exit(EXIT_WRONG)
 
 
-def _line(verdict: verification.Verdict) -> str:
+def _line(verdict: verification.Verification) -> str:
     where = f"organization {verdict.organization_id}: "
     if verdict.problem is not None:
         return f"{where}WRONG from event {verdict.event_id} on: {verdict.problem}"

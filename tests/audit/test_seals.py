@@ -409,7 +409,7 @@ def log(app: Flask) -> Log:
     return Log(1)
 
 
-def verdict_on(of: int, known: Any = ()) -> verification.Verdict:
+def verdict_on(of: int, known: Any = ()) -> verification.Verification:
     return verification.verify(db.session(), of, known)
 
 
