@@ -54,7 +54,7 @@ class UTCDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], Any]:
+    def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], object]:
         def to_database(value: datetime | None) -> object:
             if value is None:
                 return None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Protocol
 
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
@@ -46,6 +46,19 @@ def network(ip: str) -> str:
     return str(address)
 
 
+class KeyLike(Protocol):
+    """A key as it acts or is acted on, whichever query it came from."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def organization_id(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Actor:
     """Who acts, for which organization, and from where. Every change takes one."""
@@ -60,7 +73,7 @@ class Actor:
     session_id: int | None = None  # the browser that a member acts from
 
     @classmethod
-    def of_key(cls, key: Any, origin: Origin) -> "Actor":
+    def of_key(cls, key: KeyLike, origin: Origin) -> "Actor":
         return cls(ActorKind.KEY, key.organization_id, origin, key_id=key.id, key_name=key.name)
 
     @classmethod
@@ -102,7 +115,7 @@ def record(
     action: Action,
     target: Target | None = None,
     outcome: Outcome = Outcome.OK,
-    detail: Mapping[str, Any] | None = None,
+    detail: Mapping[str, object] | None = None,
 ) -> int:
     """Write one event in the caller's transaction, and give its id: no event, no change."""
     session.flush()
@@ -118,7 +131,7 @@ def event(
     action: Action,
     target: Target | None,
     outcome: Outcome,
-    detail: Mapping[str, Any] | None,
+    detail: Mapping[str, object] | None,
 ) -> Statement:
     """An event that happens now, as the statement that writes it.
 
@@ -126,7 +139,7 @@ def event(
     """
     origin = actor.origin
     text = redact(json.dumps(dict(detail or {})))
-    values: dict[str, Any] = {
+    values: dict[str, object] = {
         "at": clock.now(),
         "organization_id": actor.organization_id,
         "actor": actor.kind,

@@ -6,14 +6,13 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 from weakref import WeakKeyDictionary, finalize
 
 from sqlalchemy import Engine
 
-from convene_keys.db.statements import CompiledStatement, RawConnection
+from convene_keys.db.statements import CompiledStatement, RawConnection, Values
 
-Statement = tuple[CompiledStatement, dict[str, Any]]
+Statement = tuple[CompiledStatement, Values]
 
 
 class _Waiting:
@@ -63,7 +62,7 @@ def turn_of(engine: Engine) -> Iterator[None]:
 
 
 @contextmanager
-def alone_in_file(queue: "_Queue") -> Iterator[None]:
+def alone_in_file(queue: _Queue) -> Iterator[None]:
     """Wait until no other process writes to this file."""
     if queue.path is None:
         yield
@@ -124,7 +123,7 @@ def _lead(queue: _Queue, connection: RawConnection, mine: _Waiting) -> None:
 
 def _write(queue: _Queue, connection: RawConnection, batch: Sequence[_Waiting]) -> None:
     """One transaction; each statement once, with the parameters of all that have it."""
-    parameters: dict[CompiledStatement, list[dict[str, Any]]] = {}
+    parameters: dict[CompiledStatement, list[Values]] = {}
     for waiting in batch:
         for statement, values in waiting.statements:
             parameters.setdefault(statement, []).append(values)

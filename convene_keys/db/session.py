@@ -11,10 +11,7 @@ from sqlalchemy import Connection, Engine, MetaData, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from convene_keys.db.commits import (
-    Statement,
-    turn_of,
-)
+from convene_keys.db.commits import Statement, turn_of
 from convene_keys.db.statements import RawConnection, translated
 
 
@@ -63,7 +60,7 @@ def reading() -> Iterator[RawConnection]:
     """
     engine = db.engine
     try:
-        pooled: Any = engine.raw_connection()
+        pooled = engine.raw_connection()
     except engine.dialect.loaded_dbapi.Error as error:
         raise translated(error, engine) from error
     connection = RawConnection(pooled.driver_connection, engine)
@@ -81,7 +78,7 @@ def reading() -> Iterator[RawConnection]:
 def raw_connection(session: Session) -> RawConnection:
     """The session's connection, with all that the session changed so far, for prepared statements."""
     session.flush()
-    pooled: Any = session.connection().connection
+    pooled = session.connection().connection
     return RawConnection(pooled.driver_connection, session.get_bind().engine)
 
 

@@ -12,37 +12,38 @@ from typing import Any
 from sqlalchemy import Dialect, Engine, Insert, Select, Update
 from sqlalchemy.exc import DBAPIError
 
-Values = Mapping[str, Any]
+Values = Mapping[str, object]
 
 
 class CompiledStatement:
     """A statement with named parameters (`bindparam`), for any database that is asked.
 
-    `columns` of an insert are those that get a value.
+    `columns` of an insert are those that get a value; `row` is what a select's rows are made as,
+    by default a named tuple of its columns.
     """
 
     def __init__(
-        self, statement: Select[Any] | Insert | Update, columns: Sequence[str] | None = None
+        self,
+        statement: Select[Any] | Insert | Update,
+        columns: Sequence[str] | None = None,
+        row: type[tuple[object, ...]] | None = None,
     ) -> None:
-        self._statement, self._columns = statement, columns
+        self.statement, self.columns, self.row = statement, columns, row
         self._compiled: dict[str, _Compiled] = {}
 
     def on(self, dialect: Dialect) -> "_Compiled":
         found = self._compiled.get(dialect.name)
         if found is None:
-            found = self._compiled[dialect.name] = _Compiled(
-                self._statement, dialect, self._columns
-            )
+            found = self._compiled[dialect.name] = _Compiled(self, dialect)
         return found
 
 
 class _Compiled:
     """A statement as one kind of database takes it: its text, parameters and rows."""
 
-    def __init__(
-        self, statement: Select[Any] | Insert | Update, dialect: Dialect, columns: Any
-    ) -> None:
-        compiled: Any = statement.compile(dialect=dialect, column_keys=columns)
+    def __init__(self, source: CompiledStatement, dialect: Dialect) -> None:
+        statement = source.statement
+        compiled: Any = statement.compile(dialect=dialect, column_keys=source.columns)
         self.sql = str(compiled)
         self._positional: bool = compiled.positional
         names = compiled.positiontup if compiled.positional else list(compiled.binds)
@@ -57,16 +58,16 @@ class _Compiled:
                 c.type.dialect_impl(dialect).result_processor(dialect, None) for c in selected
             ]
             self._to_python = [(n, process) for n, process in enumerate(of_types) if process]
-            self._row = partial(tuple.__new__, namedtuple("Row", selected.keys()))
+            self._row = partial(tuple.__new__, source.row or namedtuple("Row", selected.keys()))
 
-    def parameters(self, values: Values) -> Any:
+    def parameters(self, values: Values) -> object:
         if self._constant:
             values = {**self._constant, **values}
         if self._positional:
             return [values[n] if p is None else p(values[n]) for n, p in self._binds]
         return {n: values[n] if p is None else p(values[n]) for n, p in self._binds}
 
-    def rows(self, raws: Sequence[Sequence[Any]]) -> list[Any]:
+    def rows(self, raws: Sequence[Sequence[object]]) -> list[Any]:
         rows = []
         for raw in raws:
             values = list(raw)
@@ -86,7 +87,7 @@ class RawConnection:
         self.driver, self.engine, self.dialect = driver, engine, engine.dialect
         self._errors = engine.dialect.loaded_dbapi.Error
 
-    def all(self, statement: CompiledStatement, **values: Any) -> list[Any]:
+    def all(self, statement: CompiledStatement, **values: object) -> list[Any]:
         compiled = statement.on(self.dialect)
         parameters = compiled.parameters(values)
         try:
@@ -95,7 +96,7 @@ class RawConnection:
             raise translated(error, self.engine) from error
         return compiled.rows(raws)
 
-    def first(self, statement: CompiledStatement, **values: Any) -> Any | None:
+    def first(self, statement: CompiledStatement, **values: object) -> Any | None:
         rows = self.all(statement, **values)
         return rows[0] if rows else None
 

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import unquote, unquote_plus, urlsplit
 
 from flask import Flask, abort, current_app, g, redirect, request, session, url_for
@@ -23,7 +23,7 @@ from convene_keys.models import Role
 from convene_keys.operations import runner, table
 
 log = logging.getLogger(__name__)
-View = TypeVar("View", bound=Callable[..., Any])
+View = TypeVar("View", bound=Callable[..., object])
 
 # What is read of a form and of an address, so that no field costs more than 5 ms before it is
 # known to be wanted. A check-up ticks 1,000 keys; a note of 2,000 emoji has 8,000 bytes as %XX; an

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from flask import Flask
 
 from convene_keys import limits
 from convene_keys.http import access
+
+Write = Callable[[bytes], object]
 
 # Nothing is loaded from elsewhere, nothing runs inline, nobody frames these pages.
 POLICY = (
@@ -41,8 +44,8 @@ def init_app(app: Flask, *, secure: bool) -> None:
     """Add them around the application, where no view and no error can miss them."""
     inner, fixed = app.wsgi_app, (*HEADERS, HSTS) if secure else HEADERS
 
-    def with_headers(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        def started(status: str, given: list[tuple[str, str]], *error: Any) -> Any:
+    def with_headers(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        def started(status: str, given: list[tuple[str, str]], *error: Any) -> Write:
             request_id = ("X-Request-Id", access.origin().request_id or "")
             return start(status, [*given, *fixed, request_id, *limits.headers()], *error)
 

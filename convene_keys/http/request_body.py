@@ -1,9 +1,9 @@
 """The JSON that a machine sends in a request's body, read within its limits."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from flask import Flask, request
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -24,7 +24,7 @@ def init_app(app: Flask) -> None:
     """
     inner = app.wsgi_app
 
-    def reading_all(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+    def reading_all(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         answer = inner(environ, start)
         # What a proxy asks has the headers of a body that stayed with the proxy; and of some
         # servers' input nobody knows where the body ends.
@@ -38,7 +38,7 @@ def init_app(app: Flask) -> None:
     app.wsgi_app = reading_all  # type: ignore[assignment]
 
 
-def json_body(most: int, empty: Any = None) -> Any:
+def json_body(most: int, empty: object = None) -> object:
     """The value in the body, of `most` bytes; `empty` when there is none.
 
     Raises `TooLarge`, `UnsupportedMediaType`, or `Malformed` for what is not well-formed JSON
@@ -73,7 +73,7 @@ def raw_json(most: int) -> bytes:
     return raw
 
 
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(pairs) > MEMBERS_MAX:
         raise ValueError("more members than anything here has")

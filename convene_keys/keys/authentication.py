@@ -3,7 +3,7 @@
 import hmac
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import bindparam, case, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -18,25 +18,11 @@ from convene_keys.db.session import Base, raw_connection, serialize
 from convene_keys.db.statements import CompiledStatement, RawConnection
 from convene_keys.errors import Problem, Unauthenticated
 from convene_keys.keys import tokens
-from convene_keys.keys.lifecycle import (
-    record_expired,
-    target,
-)
-from convene_keys.keys.queries import (
-    get,
-)
-from convene_keys.models import (
-    ApiKey,
-    AuditEvent,
-    KeyUse,
-    Member,
-    Organization,
-    Outcome,
-    Tool,
-)
+from convene_keys.keys.lifecycle import record_expired, target
+from convene_keys.keys.queries import get
+from convene_keys.models import ApiKey, AuditEvent, KeyUse, Member, Organization, Outcome, Tool
 
 REFUSALS_RECORDED_EVERY = timedelta(minutes=1)
-
 USE_WRITTEN_EVERY = timedelta(minutes=1)
 CHANGE_WRITTEN_EVERY = timedelta(days=1)
 AT_ONCE = timedelta(hours=1)  # who comes back sooner was hardly elsewhere meanwhile
@@ -45,17 +31,38 @@ _keys, _members, _organizations, _events, _uses = (
     Base.metadata.tables[model.__tablename__]
     for model in (ApiKey, Member, Organization, AuditEvent, KeyUse)
 )
+
+
+class FoundKey(NamedTuple):
+    """A key that a call carries, working or not, with all that its walls need to know."""
+
+    id: int
+    organization_id: int
+    name: str
+    tool: str
+    scope: str
+    digest: bytes
+    hint: str
+    pepper_id: str
+    created_at: datetime
+    created_by_id: int | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    last_used_ip: str | None
+    last_used_user_agent: str | None
+    last_changed_at: datetime | None
+    creator_role: str | None
+    creator_disabled_at: datetime | None
+    organization_name: str
+    organization_slug: str
+    organization_status: str
+    organization_timezone: str
+
+
 _KEY_BY_DIGEST = CompiledStatement(
     select(
-        *(
-            _keys.c[name]
-            for name in (
-                *("id", "organization_id", "name", "tool", "scope", "digest", "hint", "pepper_id"),
-                *("created_at", "created_by_id", "expires_at", "revoked_at"),
-                *("last_used_at", "last_used_ip", "last_used_user_agent"),
-                "last_changed_at",
-            )
-        ),
+        *(_keys.c[name] for name in FoundKey._fields if name in _keys.c),
         _members.c.role.label("creator_role"),
         _members.c.disabled_at.label("creator_disabled_at"),
         _organizations.c.name.label("organization_name"),
@@ -65,7 +72,8 @@ _KEY_BY_DIGEST = CompiledStatement(
     )
     .join_from(_keys, _organizations)
     .outerjoin(_members, _members.c.id == _keys.c.created_by_id)
-    .where(_keys.c.digest == bindparam("presented"))
+    .where(_keys.c.digest == bindparam("presented")),
+    row=FoundKey,
 )
 _UPDATE_USE = CompiledStatement(
     update(_keys)
@@ -117,15 +125,11 @@ _LIMIT_REPORTED = CompiledStatement(
 )
 
 
-def authenticate(connection: RawConnection, token: str, peppers: Sequence[str]) -> Any:
-    """The key that `token` is, working or not, with all that its walls need to know.
-
-    A row of its columns and `creator_role`, `creator_disabled_at`, `organization_name`, `_slug`,
-    `_status` and `_timezone`, read afresh. Raises `Unauthenticated` when it is no key.
-    """
+def authenticate(connection: RawConnection, token: str, peppers: Sequence[str]) -> FoundKey:
+    """The key that `token` is, read afresh. Raises `Unauthenticated` when it is no key."""
     for pepper in peppers:
         digest = tokens.digest(token, pepper)
-        key = connection.first(_KEY_BY_DIGEST, presented=digest)
+        key: FoundKey | None = connection.first(_KEY_BY_DIGEST, presented=digest)
         if key is None or key.pepper_id != config.pepper_id(pepper):
             continue
         if hmac.compare_digest(key.digest, digest):
@@ -133,7 +137,7 @@ def authenticate(connection: RawConnection, token: str, peppers: Sequence[str]) 
     raise Unauthenticated("This API key is not known.", code="key_unknown")
 
 
-def refusal(key: Any) -> Problem | None:
+def refusal(key: FoundKey) -> Problem | None:
     """Why this key no longer works; None while it does."""
     if key.revoked_at is not None:
         return Unauthenticated("This API key was revoked.", code="key_revoked")
@@ -142,40 +146,42 @@ def refusal(key: Any) -> Problem | None:
     return None
 
 
-def usage_updates(key: Any, token: str, origin: Origin, peppers: Sequence[str]) -> list[Statement]:
-    """What is to be written beside the event of a call: when, whence and with what it was used.
+def usage_updates(
+    key: FoundKey, token: str, origin: Origin, peppers: Sequence[str]
+) -> list[Statement]:
+    """Statements recording time, address and client of a call.
 
-    Whence and with what is kept for the check-up as well, which looks for keys that are shared.
+    Address and client are kept for the check-up as well, which looks for keys that are shared.
     At most once a minute, but at once for the first use and when the address or client is another.
     A digest under an older pepper is replaced by one under the newest.
     """
-    notes: list[Statement] = []
+    updates: list[Statement] = []
     now, agent = clock.now(), text.redact(origin.user_agent or "")[:256] or None
     same = (key.last_used_ip, key.last_used_user_agent) == (origin.ip, agent)
     if not same or key.last_used_at is None or now - key.last_used_at >= USE_WRITTEN_EVERY:
         values = {"key": key.id, "at": now, "ip": origin.ip, "user_agent": agent}
-        notes.append((_UPDATE_USE, values))
+        updates.append((_UPDATE_USE, values))
         here = _source_of(key, origin.ip, agent)
         came_back = here != _source_of(key, key.last_used_ip, key.last_used_user_agent)
         since = now - AT_ONCE if came_back else None
         values = {"key": key.id, "at": now, "since": since, "place": here[0], "client": here[1]}
-        notes.append((_UPSERT_SOURCE, values))
+        updates.append((_UPSERT_SOURCE, values))
     if key.pepper_id != config.pepper_id(peppers[0]):
         renewed, pepper = tokens.digest(token, peppers[0]), config.pepper_id(peppers[0])
-        notes.append((_RENEW_DIGEST, {"key": key.id, "renewed": renewed, "pepper": pepper}))
-    return notes
+        updates.append((_RENEW_DIGEST, {"key": key.id, "renewed": renewed, "pepper": pepper}))
+    return updates
 
 
-def change_updates(key: Any) -> list[Statement]:
-    """What is to be written beside the event of a call that may change something and succeeded."""
+def change_updates(key: FoundKey) -> list[Statement]:
+    """Statements recording a successful call that may change something, at most once a day."""
     now, last = clock.now(), key.last_changed_at
     if last is not None and now - last < CHANGE_WRITTEN_EVERY:
         return []
     return [(_UPDATE_CHANGE, {"key": key.id, "at": now})]
 
 
-def _source_of(key: Any, ip: str | None, user_agent: str | None) -> tuple[str, str]:
-    """From where, and with what kind of client. A cloud is one place, whatever its addresses."""
+def _source_of(key: FoundKey, ip: str | None, user_agent: str | None) -> tuple[str, str]:
+    """The network and the kind of client. A cloud is one place, whatever its addresses."""
     client = user_agents.kind(user_agent)
     cloud = key.tool == Tool.CHATGPT or user_agents.is_cloud(client)
     return "" if cloud or ip is None else network(ip), client
@@ -217,7 +223,7 @@ def record_refusal(
         record(session, actor, Action.KEY_REFUSED, target(key), Outcome.DENIED, detail)
 
 
-def is_limit_reported(connection: RawConnection, key: Any) -> bool:
+def is_limit_reported(connection: RawConnection, key: FoundKey) -> bool:
     """Whether the log told in the last minute that this key calls too often."""
     told = connection.first(
         _LIMIT_REPORTED,
@@ -229,7 +235,7 @@ def is_limit_reported(connection: RawConnection, key: Any) -> bool:
     return told is not None
 
 
-def record_limited(session: Session, key: Any, origin: Origin, count: int) -> int:
+def record_limited(session: Session, key: FoundKey, origin: Origin, count: int) -> int:
     """Record that a key calls too often, at most once a minute a key.
 
     `count` calls were refused since the last event. Returns how many of them were told of now.

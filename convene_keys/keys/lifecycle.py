@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import select
@@ -12,12 +11,10 @@ from sqlalchemy.orm import Session
 from convene_keys import clock, config, text
 from convene_keys.accounts.authorization import acting, authorize
 from convene_keys.audit.actions import Action
-from convene_keys.audit.log import Actor, Target, record, rfc3339
+from convene_keys.audit.log import Actor, KeyLike, Target, record, rfc3339
 from convene_keys.errors import Conflict, FieldError, Invalid
 from convene_keys.keys import tokens
-from convene_keys.keys.queries import (
-    get,
-)
+from convene_keys.keys.queries import get
 from convene_keys.mail import notices
 from convene_keys.models import MAKER, ApiKey, Role, Scope, Tool
 from convene_keys.text import clean_line, clean_text, fold
@@ -26,7 +23,7 @@ REASON_MAX = 300
 EXPIRY_MAX_DAYS = 3_650
 
 
-def target(key: Any) -> Target:
+def target(key: KeyLike) -> Target:
     return Target("key", key.id, key.name)
 
 

@@ -10,10 +10,10 @@ import zipfile
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from convene_keys.mcp import catalogue
 from convene_keys.mcp.methods import VERSION
+from convene_keys.operations.schemas import Json
 from convene_keys.operations.table import OPERATIONS
 
 NAME = "convene-keys.mcpb"
@@ -37,9 +37,9 @@ def bundle(site: str) -> bytes:
     return packed.getvalue()
 
 
-def manifest(site: str) -> dict[str, Any]:
+def manifest(site: str) -> Json:
     """What Claude reads of the extension: the file beside it, and what only this site knows."""
-    told: dict[str, Any] = json.loads((FOLDER / MANIFEST).read_text(encoding="utf-8"))
+    told: Json = json.loads((FOLDER / MANIFEST).read_text(encoding="utf-8"))
     told["server"]["mcp_config"]["env"]["CONVENE_URL"] = site
     told["user_config"]["api_key"]["description"] = (
         f"Begins with fm_org_. Make one for this computer at {site}/admin/api_keys"

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from convene_keys.audit.log import Origin
 from convene_keys.errors import Problem
@@ -21,11 +20,12 @@ from convene_keys.mcp.protocol import (
 )
 from convene_keys.models import Scope
 from convene_keys.operations import runner
+from convene_keys.operations.schemas import Json
 from convene_keys.operations.table import BY_NAME, Operation
 
 VERSION = "0.1.0"
 LISTS_LAST = 300_000  # milliseconds that a client may keep a list of what there is
-CAPABILITIES: dict[str, Any] = {"tools": {}, "resources": {}, "prompts": {}}
+CAPABILITIES: Json = {"tools": {}, "resources": {}, "prompts": {}}
 # Of the whole request, not of what was asked for: these have a status of their own (RFC 9110).
 _OF_THE_REQUEST = {401, 429, 503}
 # What to do next, where the problem itself does not say it.
@@ -36,7 +36,7 @@ _NEXT = {
     "invalid": "Correct these arguments and call the tool again.",
     "conflict": "Look at its state first, with the tool that gets it.",
 }
-Result = Mapping[str, Any]
+Result = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _discover(caller: Caller, message: Message) -> Result:
     }
 
 
-def _connect(caller: Caller, client: Mapping[str, Any]) -> None:
+def _connect(caller: Caller, client: Json) -> None:
     said = " ".join(str(client.get(part, ""))[:60] for part in ("name", "version")).strip()
     shown = "".join(c for c in said if c.isprintable())
     runner.connect(caller.token, caller.origin, caller.peppers, shown)
@@ -155,9 +155,7 @@ def _get_prompt(caller: Caller, message: Message) -> Result:
     return {"resultType": "complete", **found}
 
 
-def _run(
-    caller: Caller, operation: Operation, given: Mapping[str, Any], number: int | None = None
-) -> str:
+def _run(caller: Caller, operation: Operation, given: Json, number: int | None = None) -> str:
     """The operation's answer as JSON."""
     read = partial(operation.from_json, given)
     answer = runner.run(operation, caller.token, read, caller.origin, caller.peppers, number)
@@ -183,7 +181,7 @@ def _text(text: str) -> Result:
     return {"type": "text", "text": text}
 
 
-def _complete(keep: int) -> dict[str, Any]:
+def _complete(keep: int) -> Json:
     """What the stateless revision wants of a result; the others drop it."""
     return {"resultType": "complete", "ttlMs": keep, "cacheScope": "private"}
 

@@ -9,11 +9,13 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import mcp_types
 from mcp_types import methods
 from pydantic import ValidationError
+
+from convene_keys.operations.schemas import Json
 
 HANDSHAKE = ("2025-06-18", "2025-11-25")
 STATELESS = ("2026-07-28",)
@@ -44,7 +46,7 @@ class Headers(Protocol):
 class Rejected(Exception):
     """An error of the protocol, with its JSON-RPC code and a sentence for a developer."""
 
-    def __init__(self, code: int, message: str, data: Any = None) -> None:
+    def __init__(self, code: int, message: str, data: object = None) -> None:
         super().__init__(message)
         self.code, self.message, self.data = code, message, data
 
@@ -55,11 +57,11 @@ class Message:
 
     id: Id | None
     method: str
-    params: Mapping[str, Any]
+    params: Json
     version: str = ""
 
 
-def read(body: Any) -> Message:
+def read(body: object) -> Message:
     """The one request or notification in a body, its version not known yet. Raises `Rejected`."""
     if isinstance(body, dict) and body.get("jsonrpc") == "2.0":
         id, method, params = body.get("id"), body.get("method"), body.get("params", {})
@@ -100,14 +102,14 @@ def check(message: Message) -> None:
         raise Rejected(INVALID_PARAMS, f"{place}: {first['msg']}") from None
 
 
-def answer(message: Message, result: Mapping[str, Any]) -> dict[str, Any]:
+def answer(message: Message, result: Mapping[str, object]) -> Json:
     """A result in the form of the message's version."""
     shaped = methods.serialize_server_result(message.method, message.version, result)
     return {"jsonrpc": "2.0", "id": message.id, "result": shaped}
 
 
-def error(id: Id | None, rejected: Rejected) -> dict[str, Any]:
-    told = {"code": rejected.code, "message": rejected.message}
+def error(id: Id | None, rejected: Rejected) -> Json:
+    told: Json = {"code": rejected.code, "message": rejected.message}
     if rejected.data is not None:
         told["data"] = rejected.data
     return {"jsonrpc": "2.0", "id": id, "error": told}

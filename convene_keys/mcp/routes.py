@@ -4,7 +4,6 @@ Beside it the desktop extension, for assistants that start a program instead.
 """
 
 import json
-from typing import Any
 
 from flask import Blueprint, Response, g, request
 
@@ -15,6 +14,7 @@ from convene_keys.mcp import methods, protocol
 from convene_keys.mcp.bundle import NAME, bundle
 from convene_keys.mcp.methods import Caller
 from convene_keys.mcp.protocol import Message, Rejected
+from convene_keys.operations.schemas import Json
 
 PATH = "/mcp"
 BODY_MAX = 64 * 1024
@@ -89,9 +89,7 @@ def _failed(message: Message | None, rejected: Rejected) -> Response:
     return _json(protocol.error(message.id if message else None, rejected), status)
 
 
-def _json(
-    body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None
-) -> Response:
+def _json(body: Json, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(
         json.dumps(body, ensure_ascii=False, separators=(",", ":")),
         status,

@@ -7,7 +7,7 @@ or the audit log.
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import unquote, unquote_plus
 
 from pydantic import BaseModel
@@ -21,6 +21,7 @@ from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, Target
 from convene_keys.db.commits import Statement, write_together
 from convene_keys.db.session import db, raw_connection, reading, transaction, write
+from convene_keys.db.statements import RawConnection
 from convene_keys.errors import (
     Forbidden,
     MethodNotAllowed,
@@ -31,7 +32,8 @@ from convene_keys.errors import (
 )
 from convene_keys.keys import authentication, lifecycle, tokens
 from convene_keys.keys import queries as key_queries
-from convene_keys.markets import queries as market_queries
+from convene_keys.keys.authentication import FoundKey
+from convene_keys.markets.queries import OrganizationInfo
 from convene_keys.models import (
     MAKERS_OF_KEYS,
     Organization,
@@ -41,13 +43,7 @@ from convene_keys.models import (
     Scope,
 )
 from convene_keys.operations import schemas
-from convene_keys.operations.table import (
-    OPERATIONS,
-    SELF_REVOKE,
-    Call,
-    Operation,
-    connection_of,
-)
+from convene_keys.operations.table import OPERATIONS, SELF_REVOKE, Call, Operation, connection_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -88,11 +84,9 @@ def run_for_member(operation: Operation, actor: Actor, read: Callable[[], BaseMo
     """Carry out and record an operation for a signed-in member. Raises `Forbidden` for a viewer."""
     with acting(actor, Role.MANAGER) as session:
         of = session.get_one(Organization, actor.organization_id)
-        call = Call(
-            session, actor, market_queries.OrganizationInfo(of.id, of.name, of.slug, of.timezone)
-        )
-        answer, event = _attempt(operation.action, call, lambda c: _carry_out(operation, c, read))
-        write(session, [event])
+        call = Call(session, actor, OrganizationInfo(of.id, of.name, of.slug, of.timezone))
+        answer, event = _execute(operation.action, call, lambda c: _carry_out(operation, c, read))
+        write(session, event)
     return _answered(answer)
 
 
@@ -143,15 +137,15 @@ def connect(token: str, origin: Origin, peppers: Sequence[str], client: str) -> 
 
 def verify(
     read: Callable[[], tuple[str, str]], token: str, origin: Origin, peppers: Sequence[str]
-) -> Any:
-    """Let a key through a proxy, or not; recorded. The key, as `keys.find` gives it.
+) -> FoundKey:
+    """Let a key through a proxy, or not; recorded. The key itself.
 
     `read` gives the method and the URI that the proxy was asked for and may raise a `Problem`; it
     is called once the key is known. Of the URI only the path is recorded: what stands behind a ?
     may be a secret. Raises the `Problem` to answer with.
     """
 
-    def act(call: Call) -> Any:
+    def act(call: Call) -> FoundKey:
         call.target = Target("request", None, "an unclear request")
         method, uri = read()
         call.target = _request(method, unquote(uri.partition("?")[0]))
@@ -206,7 +200,7 @@ def _run_as_key(
     changes: bool = False,
     limited: bool = True,
 ) -> T:
-    """Whose key is it, does it work, act, record, and only then answer.
+    """Authenticate, rate-limit, execute, audit, and only then answer.
 
     Without an `action` nothing is recorded here, but a refusal.
 
@@ -215,12 +209,8 @@ def _run_as_key(
     """
     limiter = limits.current()
     limiter.admit(origin.network, token)
-    if not tokens.is_well_formed(token):
-        limiter.fail(origin.network)
-        if token:
-            raise Unauthenticated("This is not an API key.", code="key_unknown")
-        raise Unauthenticated("Send an API key as Authorization: Bearer KEY.", code="key_missing")
     try:
+        _require_well_formed(token)
         with transaction() if changes else reading() as within:
             key = authentication.authenticate(connection_of(within), token, peppers)
             refusal = authentication.refusal(key)
@@ -229,17 +219,11 @@ def _run_as_key(
             if refusal is None:
                 call = Call(within, Actor.of_key(key, origin), _organization_of(key), key)
                 statements = authentication.usage_updates(key, token, origin, peppers)
-                if action is None:
-                    answer: T | Problem = act(call)
-                else:
-                    answer, event = _attempt(action, call, act)
-                    statements.append(event)
+                answer, event = _execute(action, call, act)
+                statements += event
                 if changes and not isinstance(answer, Problem):
                     statements += authentication.change_updates(key)
-                if isinstance(within, Session):
-                    write(within, statements)
-                elif statements:
-                    write_together(within, statements)
+                _write(within, statements)
         if refusal is not None:
             _record_ended_or_limited(key, token, origin, refusal)
             raise refusal
@@ -255,6 +239,20 @@ def _run_as_key(
     return _answered(answer)
 
 
+def _require_well_formed(token: str) -> None:
+    if not token:
+        raise Unauthenticated("Send an API key as Authorization: Bearer KEY.", code="key_missing")
+    if not tokens.is_well_formed(token):
+        raise Unauthenticated("This is not an API key.", code="key_unknown")
+
+
+def _write(within: Session | RawConnection, statements: Sequence[Statement]) -> None:
+    if isinstance(within, Session):
+        write(within, statements)
+    elif statements:
+        write_together(within, statements)
+
+
 def _past_limit(standing: limits.Standing) -> TooMany | None:
     if not standing.exceeded:
         return None
@@ -265,7 +263,7 @@ def _past_limit(standing: limits.Standing) -> TooMany | None:
     )
 
 
-def _record_ended_or_limited(key: Any, token: str, origin: Origin, refusal: Problem) -> None:
+def _record_ended_or_limited(key: FoundKey, token: str, origin: Origin, refusal: Problem) -> None:
     limiter = limits.current()
     if not isinstance(refusal, TooMany):
         at = clock.now()
@@ -292,14 +290,18 @@ def _request(method: str, path: str) -> Target:
     return Target("request", None, f"{method} {shown}")
 
 
-def _organization_of(key: Any) -> market_queries.OrganizationInfo:
-    return market_queries.OrganizationInfo(
+def _organization_of(key: FoundKey) -> OrganizationInfo:
+    return OrganizationInfo(
         key.organization_id, key.organization_name, key.organization_slug, key.organization_timezone
     )
 
 
-def _attempt(action: Action, call: Call, act: Callable[[Call], T]) -> tuple[T | Problem, Statement]:
-    """Act; the answer or the problem, and the event that tells how it ended."""
+def _execute(
+    action: Action | None, call: Call, act: Callable[[Call], T]
+) -> tuple[T | Problem, list[Statement]]:
+    """Act; the answer or the problem, and the event of an `action` that tells how it ended."""
+    if action is None:
+        return act(call), []
     answer: T | Problem
     try:
         answer, outcome = act(call), Outcome.OK
@@ -308,7 +310,7 @@ def _attempt(action: Action, call: Call, act: Callable[[Call], T]) -> tuple[T | 
         outcome = Outcome.DENIED if problem.status == 403 else Outcome.FAILED
         call.detail["code"] = problem.code
     key = seals.keys_of(db.engine)[0]
-    return answer, audit_log.event(key, call.actor, action, call.target, outcome, call.detail)
+    return answer, [audit_log.event(key, call.actor, action, call.target, outcome, call.detail)]
 
 
 def _answered(answer: T | Problem) -> T:
@@ -319,7 +321,7 @@ def _answered(answer: T | Problem) -> T:
 
 def _check_standing(call: Call) -> None:
     """The walls that stand before every operation of a key."""
-    key = call.key
+    key = call.caller
     if key is None:
         return
     gone = key.creator_role not in MAKERS_OF_KEYS or key.creator_disabled_at is not None
@@ -336,7 +338,7 @@ def _check_standing(call: Call) -> None:
 
 
 def _check_may_change(call: Call) -> None:
-    if call.key is not None and call.key.scope != Scope.READ_WRITE:
+    if call.caller is not None and call.caller.scope != Scope.READ_WRITE:
         raise Forbidden("This key may only read.", code="scope_required")
 
 

@@ -13,6 +13,7 @@ from convene_keys.audit.actions import Action
 from convene_keys.models import ApplicationStatus, BookingStatus, MarketDateStatus, Scope, Tool
 from convene_keys.text import clean_line, clean_text, redact
 
+Json = dict[str, Any]  # an object of JSON
 Item = TypeVar("Item", bound=BaseModel)
 
 NUMBER_MAX = 2**31 - 1
@@ -52,7 +53,7 @@ def _utc(moment: datetime) -> datetime:
         raise ValueError("There is no such moment in UTC.") from None
 
 
-def _given(read: Callable[[str], Any], shape: str, value: object) -> Any:
+def _given(read: Callable[[str], Day], shape: str, value: object) -> Day:
     """A day or moment as it is written: pydantic would take a count of seconds as well."""
     if isinstance(value, str) and re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
         try:
@@ -249,7 +250,7 @@ class EventOut(Output):
     ip: str | None
     user_agent: str | None
     request_id: str | None
-    detail: dict[str, Any]
+    detail: Json
 
 
 # Named, so that the documents made from them have plain names.

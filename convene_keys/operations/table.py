@@ -14,12 +14,8 @@ from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Target
 from convene_keys.db.session import db, raw_connection
 from convene_keys.db.statements import RawConnection
-from convene_keys.errors import (
-    FieldError,
-    Invalid,
-    Malformed,
-    NotFound,
-)
+from convene_keys.errors import FieldError, Invalid, Malformed, NotFound
+from convene_keys.keys.authentication import FoundKey
 from convene_keys.markets import decisions
 from convene_keys.markets import queries as market_queries
 from convene_keys.models import (
@@ -28,11 +24,13 @@ from convene_keys.models import (
     BookingStatus,
     Market,
     MarketDate,
+    Numbered,
     Scope,
     Vendor,
     VendorApplication,
 )
 from convene_keys.operations import schemas
+from convene_keys.operations.schemas import Json
 
 ROOT = "/api/v1/admin"
 # Where a key ends itself. It is no operation, and so no tool: the text of a vendor's application
@@ -53,9 +51,14 @@ class Call:
     within: Session | RawConnection
     actor: Actor
     organization: market_queries.OrganizationInfo
-    key: Any = None
+    caller: FoundKey | None = None
     target: Target | None = None
-    detail: dict[str, Any] = field(default_factory=dict)
+    detail: Json = field(default_factory=dict)
+
+    @property
+    def key(self) -> FoundKey:
+        assert self.caller is not None, "a member who calls has none"  # noqa: S101
+        return self.caller
 
     @property
     def connection(self) -> RawConnection:
@@ -96,7 +99,7 @@ class Operation:
         """The input from a path and a query string. Raises `Invalid`."""
         return _checked(lambda: self.input.model_validate_strings(dict(values)))
 
-    def from_json(self, values: Mapping[str, Any]) -> BaseModel:
+    def from_json(self, values: Json) -> BaseModel:
         """The input from JSON, without bending any type. Raises `Invalid` or `Malformed`."""
         try:
             text = json.dumps(values, ensure_ascii=False).encode()
@@ -138,7 +141,9 @@ def _dashboard(call: Call, _: schemas.Nothing) -> BaseModel:
     )
 
 
-def _listing(model: type[Any], output: type[BaseModel]) -> Callable[[Call, BaseModel], BaseModel]:
+def _listing(
+    model: type[Numbered], output: type[BaseModel]
+) -> Callable[[Call, BaseModel], BaseModel]:
     def handler(call: Call, wanted: BaseModel) -> BaseModel:
         page = market_queries.page(call.connection, model, call.organization.id, **dict(wanted))
         call.detail["count"] = len(page.rows)
@@ -149,7 +154,9 @@ def _listing(model: type[Any], output: type[BaseModel]) -> Callable[[Call, BaseM
     return handler
 
 
-def _showing(model: type[Any], output: type[BaseModel]) -> Callable[[Call, schemas.One], BaseModel]:
+def _showing(
+    model: type[Numbered], output: type[BaseModel]
+) -> Callable[[Call, schemas.One], BaseModel]:
     def handler(call: Call, wanted: schemas.One) -> BaseModel:
         row = market_queries.get_row(call.connection, model, call.organization.id, wanted.id)
         return output.model_validate(row)
@@ -195,7 +202,6 @@ def _remind_application(call: Call, wanted: schemas.One) -> BaseModel:
 
 
 def _list_events(call: Call, wanted: schemas.ListEvents) -> BaseModel:
-    assert call.key is not None  # noqa: S101  members read the log on its own page
     if wanted.key not in (None, call.key.id):
         raise NotFound("A key sees its own events only.")
     chosen = audit_queries.Filter(key=call.key.id, action=wanted.action or "", since=wanted.since)
