@@ -1,6 +1,6 @@
 """What the API really answers to the reference's examples: `make reference` writes it down anew.
 
-The inputs stand in `convene_keys/reference.json`, by hand; the answers to them are put beside them.
+The inputs stand in `convene_keys/operations/reference.json`, by hand; the answers to them are put beside them.
 """
 
 import json
@@ -36,7 +36,7 @@ AGENT = {"User-Agent": "Mozilla/5.0 (assistant)"}
 
 def request_of(operation: Operation, given: dict[str, Any]) -> dict[str, Any]:
     """The call with this input, as a test client takes it."""
-    places = {one.name: one.place for one in reference.inputs(operation)}
+    places = {one.name: one.place for one in reference.describe(operation).inputs}
     query, body = (
         {name: value for name, value in given.items() if places[name] == place}
         for place in ("query", "body")

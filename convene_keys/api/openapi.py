@@ -7,39 +7,24 @@ to the limits (developers.openai.com/api/docs/actions/production).
 import hashlib
 import json
 from functools import cache
-from typing import Any
+from pathlib import Path
 
 from flask import Blueprint, Response, request
 
 from convene_keys.http.access import Access, access, settings
-from convene_keys.models import Scope
 from convene_keys.operations.reference import (
     EXAMPLE_URL,
-    Input,
-    answer_of,
-    example,
-    group,
-    inputs,
+    Description,
+    InputField,
+    describe,
     problems,
-    refusals,
     shapes,
 )
-from convene_keys.operations.table import OPERATIONS, ROOT, Operation
+from convene_keys.operations.schemas import Json
+from convene_keys.operations.table import OPERATIONS, ROOT
 
-Json = dict[str, Any]
-blueprint = Blueprint("openapi", __name__)
-
-_TEXT = {"type": "string"}
-_HEADERS: Json = {
-    "X-Request-Id": ("Names this call, in the audit log too", {"type": "string", "minLength": 16}),
-    "RateLimit-Policy": ("How many calls (q) in how many seconds (w) the key may make", _TEXT),
-    "RateLimit": ("How many of them are left (r), and for how many seconds (t)", _TEXT),
-    "WWW-Authenticate": (
-        "How to send the key",
-        {"enum": ["Bearer", 'Bearer error="invalid_token"']},
-    ),
-    "Retry-After": ("After how many seconds to try again", {"type": "integer", "minimum": 1}),
-}
+# The document without operations: whatever is the same for all of them.
+FRAME = Path(__file__).with_suffix(".json")
 # The headers that every answer of a status has. Of a call without a working key there is no limit.
 _OF_STATUS = {
     200: ("X-Request-Id", "RateLimit-Policy", "RateLimit"),
@@ -47,30 +32,8 @@ _OF_STATUS = {
     429: ("X-Request-Id", "Retry-After"),
     503: ("X-Request-Id", "Retry-After"),
 }
-_FIELD_ERROR: Json = {
-    "type": "object",
-    "description": "One field of the input and what is wrong with it",
-    "properties": {"field": _TEXT, "message": _TEXT},
-    "required": ["field", "message"],
-}
-_PROBLEM: Json = {
-    "type": "object",
-    "description": "Why a call was refused (RFC 9457)",
-    "properties": {
-        "type": {"type": "string", "format": "uri", "description": "Where the code is explained"},
-        "title": _TEXT,
-        "status": {"type": "integer"},
-        "detail": {"type": "string", "description": "A sentence for a person"},
-        "code": {"type": "string", "description": "Stable, for programs"},
-        "request_id": _TEXT,
-        "errors": {
-            "type": "array",
-            "description": "With 422 alone: each field that is not valid",
-            "items": {"$ref": "#/components/schemas/FieldError"},
-        },
-    },
-    "required": ["type", "title", "status", "detail", "code", "request_id"],
-}
+
+blueprint = Blueprint("openapi", __name__)
 
 
 @blueprint.get("/api/openapi.json")
@@ -93,92 +56,64 @@ def _written(base_url: str) -> tuple[bytes, str]:
 
 def document(base_url: str) -> Json:
     """The whole document for an installation at `base_url`."""
-    paths: Json = {}
-    for operation in OPERATIONS:
-        paths.setdefault(ROOT + operation.path, {})[operation.method.lower()] = _entry(operation)
-    written = {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "Convene Keys",
-            "version": "1",
-            "description": "Markets, market dates, vendors, applications and bookings of a market "
-            "organizer. Everything that a key does is in the organization's audit log.",
-        },
-        "externalDocs": {"url": f"{EXAMPLE_URL}/docs/api"},
-        "servers": [{"url": EXAMPLE_URL}],
-        "security": [{"key": []}],
-        "tags": [{"name": name} for name in dict.fromkeys(map(group, OPERATIONS))],
-        "paths": paths,
-        "components": {
-            "securitySchemes": {
-                "key": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "An API key: fm_org_ and 38 letters and digits",
-                }
-            },
-            "headers": {
-                name: {"description": words, "required": True, "schema": schema}
-                for name, (words, schema) in _HEADERS.items()
-            },
-            "responses": {f"Problem{status}": _problem(int(status)) for status in _statuses()},
-            "schemas": shapes() | {"Problem": _PROBLEM, "FieldError": _FIELD_ERROR},
-        },
-    }
+    written: Json = json.loads(FRAME.read_text(encoding="utf-8"))
+    described = [describe(operation) for operation in OPERATIONS]
+    written["tags"] = [{"name": name} for name in dict.fromkeys(one.group for one in described)]
+    for one in described:
+        path = written["paths"].setdefault(ROOT + one.operation.path, {})
+        path[one.operation.method.lower()] = _entry(one)
+    parts = written["components"]
+    statuses = sorted({status for one in described for status in one.refusals})
+    parts["responses"] = {f"Problem{status}": _problem(status) for status in statuses}
+    parts["schemas"] = shapes() | parts["schemas"]
     placed: Json = json.loads(json.dumps(written).replace(EXAMPLE_URL, base_url))
     return placed
 
 
-def _statuses() -> list[int]:
-    return sorted({status for operation in OPERATIONS for status in refusals(operation)})
-
-
-def _entry(operation: Operation) -> Json:
-    given, answer = example(operation)
-    changes = operation.scope is Scope.READ_WRITE
-    taken = inputs(operation)
-    body = [one for one in taken if one.place == "body"]
+def _entry(one: Description) -> Json:
+    operation = one.operation
+    body = [field for field in one.inputs if field.place == "body"]
     return {
         "operationId": operation.name,
-        "tags": [group(operation)],
+        "tags": [one.group],
         "summary": operation.title,
         "description": operation.description,
-        "x-openai-isConsequential": changes,
-        "parameters": [_parameter(one, given) for one in taken if one.place != "body"],
-        **({"requestBody": _body(body, given)} if body else {}),
+        "x-openai-isConsequential": operation.changes,
+        "parameters": [_parameter(f, one.given) for f in one.inputs if f.place != "body"],
+        **({"requestBody": _body(body, one.given)} if body else {}),
         "responses": {
             "200": {
-                "description": "Done" if changes else "What was asked for",
+                "description": "Done" if operation.changes else "What was asked for",
                 "headers": _headers(200),
                 "content": {
                     "application/json": {
-                        "schema": {"$ref": f"#/components/schemas/{answer_of(operation)}"},
-                        "example": answer,
+                        "schema": {"$ref": f"#/components/schemas/{one.output}"},
+                        "example": one.answer,
                     }
                 },
             },
             **{
                 str(status): {"$ref": f"#/components/responses/Problem{status}"}
-                for status in refusals(operation)
+                for status in one.refusals
             },
         },
     }
 
 
-def _parameter(one: Input, given: Json) -> Json:
-    schema = {name: value for name, value in one.schema.items() if name != "description"}
-    shown = {"example": given[one.name]} if one.name in given else {}
+def _parameter(field: InputField, given: Json) -> Json:
+    schema = {name: value for name, value in field.schema.items() if name != "description"}
+    shown = {"example": given[field.name]} if field.name in given else {}
     return {
-        "name": one.name,
-        "in": one.place,
-        "required": one.required,
-        "description": one.description,
+        "name": field.name,
+        "in": field.place,
+        "required": field.required,
+        "description": field.description,
         "schema": schema,
         **shown,
     }
 
 
-def _body(fields: list[Input], given: Json) -> Json:
+def _body(fields: list[InputField], given: Json) -> Json:
     required = [one.name for one in fields if one.required]
     schema: Json = {
         "type": "object",

@@ -1,41 +1,22 @@
 """What assistants are offered: a tool an operation, two resources, two prompts, and a word on each."""
 
+import json
 from functools import cache
-from typing import Any
-
-from pydantic import BaseModel
+from pathlib import Path
 
 from convene_keys.models import Scope
+from convene_keys.operations.reference import inlined
+from convene_keys.operations.schemas import Json
 from convene_keys.operations.table import BY_NAME, OPERATIONS, Operation
 
-INSTRUCTIONS = (
-    "Convene Keys holds one market organization's data: markets, market dates, vendors, vendor "
-    "applications and bookings of stalls. Numbers count within the organization: “booking 123” is "
-    "the booking whose id is 123. Before you approve, decline, cancel or mark anything, say what "
-    "you are about to do and let the person agree. Everything is written to the organization's "
-    "audit log under the key's name. Passwords, members, billing, Stripe and API keys can't be "
-    "reached from here: a signed-in admin changes those in the browser."
-)
-
+_COPY: Json = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+INSTRUCTIONS: str = _COPY["instructions"]
+RESOURCES: list[Json] = _COPY["resources"]
+PROMPTS: list[Json] = [{k: v for k, v in p.items() if k != "text"} for p in _COPY["prompts"]]
+TEXTS: dict[str, str] = {prompt["name"]: prompt["text"] for prompt in _COPY["prompts"]}
 DASHBOARD, PENDING = "convene://dashboard", "convene://pending"
-RESOURCES: tuple[dict[str, Any], ...] = (
-    {
-        "uri": DASHBOARD,
-        "name": "dashboard",
-        "title": "Dashboard",
-        "description": BY_NAME["dashboard"].description,
-        "mimeType": "application/json",
-    },
-    {
-        "uri": PENDING,
-        "name": "pending",
-        "title": "Pending today",
-        "description": "The bookings and vendor applications that wait for a decision now.",
-        "mimeType": "application/json",
-    },
-)
 # What each resource holds: member -> operation and its input.
-CONTENTS: dict[str, dict[str, tuple[Operation, dict[str, Any]]]] = {
+CONTENTS: dict[str, dict[str, tuple[Operation, Json]]] = {
     DASHBOARD: {"dashboard": (BY_NAME["dashboard"], {})},
     PENDING: {
         name: (BY_NAME[operation], {"status": "pending", "limit": 100})
@@ -46,45 +27,14 @@ CONTENTS: dict[str, dict[str, tuple[Operation, dict[str, Any]]]] = {
     },
 }
 
-PROMPTS: tuple[dict[str, Any], ...] = (
-    {
-        "name": "pending_today",
-        "title": "What’s pending today?",
-        "description": "The bookings and applications that wait for a decision.",
-    },
-    {
-        "name": "prepare_saturday",
-        "title": "Prepare Saturday’s market",
-        "description": "Who comes to the next Saturday market, what is unpaid, and what is open.",
-    },
-)
-TEXTS = {
-    "pending_today": (
-        "What’s pending today? Call dashboard for the counts, then list_bookings and "
-        "list_vendor_applications, each with status “pending”, and follow next_cursor to the end. "
-        "Group the bookings by market date, the next one first. Give each thing its number, so "
-        "that I can say “approve booking 123”, with the vendor, the stall and the amount. Point "
-        "out what looks urgent: a date within a week, or an application that waits longer than "
-        "two weeks. Change nothing yet."
-    ),
-    "prepare_saturday": (
-        "Prepare Saturday’s market. Find the next market date that is a Saturday with "
-        "list_market_dates, status “published”, since today. Then call list_bookings for that "
-        "market date. Tell me: how many stalls are taken and free; who comes, by stall, as a list "
-        "to print; approved bookings that are not paid, with the vendor’s phone from get_vendor; "
-        "and bookings that still wait for a decision. End with the three things to do first. "
-        "Change nothing yet."
-    ),
-}
-
 
 @cache
-def tools(scope: Scope) -> list[dict[str, Any]]:
+def tools(scope: Scope) -> list[Json]:
     """The tools of a key with this scope: one that only reads does not see what changes things."""
-    return [_tool(o) for o in OPERATIONS if scope is Scope.READ_WRITE or o.scope is Scope.READ]
+    return [_tool(o) for o in OPERATIONS if scope is Scope.READ_WRITE or not o.changes]
 
 
-def prompt(name: str) -> dict[str, Any] | None:
+def prompt(name: str) -> Json | None:
     """The conversation's beginning that a prompt stands for, or None."""
     if name not in TEXTS:
         return None
@@ -93,38 +43,18 @@ def prompt(name: str) -> dict[str, Any] | None:
     return {"description": described["description"], "messages": [message]}
 
 
-def _tool(operation: Operation) -> dict[str, Any]:
-    reads = operation.scope is Scope.READ
+def _tool(operation: Operation) -> Json:
     return {
         "name": operation.name,
         "title": operation.title,
         "description": operation.description,
-        "inputSchema": schema(operation.input, "validation"),
-        "outputSchema": schema(operation.output, "serialization"),
+        "inputSchema": inlined(operation.input, "validation"),
+        "outputSchema": inlined(operation.output, "serialization"),
         "annotations": {
             "title": operation.title,
-            "readOnlyHint": reads,
+            "readOnlyHint": not operation.changes,
             "destructiveHint": operation.destructive,
             "idempotentHint": operation.idempotent,
             "openWorldHint": False,
         },
     }
-
-
-def schema(model: type[BaseModel], mode: Any) -> dict[str, Any]:
-    """A model's JSON Schema in one piece, since not every client follows references."""
-    whole = model.model_json_schema(mode=mode)
-    definitions = whole.pop("$defs", {})
-
-    def inlined(part: Any) -> Any:
-        if isinstance(part, list):
-            return [inlined(item) for item in part]
-        if not isinstance(part, dict):
-            return part
-        rest = {k: inlined(v) for k, v in part.items() if k != "$ref"}
-        if "$ref" in part:
-            return inlined(definitions[part["$ref"].rpartition("/")[2]]) | rest
-        return rest
-
-    found: dict[str, Any] = inlined(whole)
-    return found

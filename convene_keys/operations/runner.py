@@ -76,8 +76,7 @@ def run(
             call.target = operation.target(number)
         return _carry_out(operation, call, read)
 
-    changes = operation.scope is Scope.READ_WRITE
-    return _run_as_key(operation.action, token, origin, peppers, act, changes=changes)
+    return _run_as_key(operation.action, token, origin, peppers, act, changes=operation.changes)
 
 
 def run_for_member(operation: Operation, actor: Actor, read: Callable[[], BaseModel]) -> BaseModel:
@@ -344,8 +343,7 @@ def _check_may_change(call: Call) -> None:
 
 def _carry_out(operation: Operation, call: Call, read: Callable[[], BaseModel]) -> BaseModel:
     _check_standing(call)
-    changes = operation.scope is Scope.READ_WRITE
-    if changes:
+    if operation.changes:
         _check_may_change(call)
     arguments = read()
     number = getattr(arguments, "id", None)
@@ -354,7 +352,7 @@ def _carry_out(operation: Operation, call: Call, read: Callable[[], BaseModel]) 
     else:
         call.detail |= arguments.model_dump(mode="json", exclude_defaults=True)
     # What a refused change did before it was refused is undone, and the refusal still recorded.
-    with call.session.begin_nested() if changes else nullcontext():
+    with call.session.begin_nested() if operation.changes else nullcontext():
         return operation.handler(call, arguments)
 
 

@@ -92,6 +92,10 @@ class Operation:
     def scope(self) -> Scope:
         return Scope.READ if self.method == "GET" else Scope.READ_WRITE
 
+    @property
+    def changes(self) -> bool:
+        return self.scope is Scope.READ_WRITE
+
     def target(self, number: int) -> Target:
         return Target(self.noun.replace(" ", "_"), number, f"{self.noun} {number}")
 

@@ -23,12 +23,11 @@ from convene_keys.models import (
     Booking,
     Outcome,
     Role,
-    Scope,
     VendorApplication,
 )
 from convene_keys.operations.table import OPERATIONS
 
-CHANGES = frozenset(o.action for o in OPERATIONS if o.scope is Scope.READ_WRITE)
+CHANGES = frozenset(o.action for o in OPERATIONS if o.changes)
 AT_ONCE = 1_000
 _KINDS: dict[str | None, tuple[type[Any], Action]] = {
     "booking": (Booking, Action.BOOKING_RESTORED),

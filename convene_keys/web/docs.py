@@ -6,7 +6,6 @@ import shlex
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from typing import Any
 from urllib.parse import urlencode
 
 from flask import Blueprint, Response
@@ -14,10 +13,9 @@ from markupsafe import Markup, escape
 
 from convene_keys import limits
 from convene_keys.http.access import Access, access, settings
-from convene_keys.models import Scope
 from convene_keys.operations import reference
-from convene_keys.operations.reference import CODES, EXAMPLE_URL, Input, Schema
-from convene_keys.operations.schemas import NUMBER_MAX
+from convene_keys.operations.reference import CODES, EXAMPLE_URL, Description
+from convene_keys.operations.schemas import NUMBER_MAX, Json
 from convene_keys.operations.table import OPERATIONS, ROOT, Operation
 from convene_keys.web.respond import page
 
@@ -42,19 +40,12 @@ PLACES = {"path": "in the path", "query": "in the query", "body": "in the body"}
 
 @dataclass(frozen=True)
 class Entry:
-    """An operation as the page shows it."""
+    """An operation as the page shows it, with its example as it is copied."""
 
-    operation: Operation
-    inputs: tuple[Input, ...]
-    output: str
-    refusals: tuple[int, ...]
+    described: Description
     curl: str
     python: str
     answer: Markup
-
-    @property
-    def changes(self) -> bool:
-        return self.operation.scope is Scope.READ_WRITE
 
 
 @blueprint.get("/api")
@@ -83,12 +74,12 @@ def api() -> Response:
 
 @cache
 def _groups(base_url: str) -> list[tuple[str, list[Entry]]]:
-    entries = groupby(OPERATIONS, reference.group)
-    return [(name, [_entry(o, base_url + ROOT) for o in found]) for name, found in entries]
+    by_group = groupby(map(reference.describe, OPERATIONS), lambda one: one.group)
+    return [(name, [_entry(one, base_url + ROOT) for one in found]) for name, found in by_group]
 
 
 @cache
-def _shapes() -> dict[str, dict[str, Schema]]:
+def _shapes() -> dict[str, dict[str, Json]]:
     """The fields of each shape but of lists, which all look the same."""
     return {
         name: schema["properties"]
@@ -97,32 +88,19 @@ def _shapes() -> dict[str, dict[str, Schema]]:
     }
 
 
-def _entry(operation: Operation, root: str) -> Entry:
-    given, answer = reference.example(operation)
-    return Entry(
-        operation=operation,
-        inputs=reference.inputs(operation),
-        output=reference.answer_of(operation),
-        refusals=reference.refusals(operation),
-        curl=_curl(operation, given, root),
-        python=_python(operation, given),
-        answer=_as_json(answer),
-    )
+def _entry(one: Description, root: str) -> Entry:
+    placed = {field.name for field in one.inputs if field.place == "path"}
+    rest = {name: value for name, value in one.given.items() if name not in placed}
+    path = one.operation.path.format_map(one.given)
+    curl, python = _curl(one.operation, root + path, rest), _python(one.operation, path, rest)
+    return Entry(one, curl, python, _as_json(one.answer))
 
 
-def _parts(operation: Operation, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The path of the example, and what goes into its query or body."""
-    placed = {one.name for one in reference.inputs(operation) if one.place == "path"}
-    rest = {name: value for name, value in given.items() if name not in placed}
-    return operation.path.format_map(given), rest
-
-
-def _curl(operation: Operation, given: dict[str, Any], root: str) -> str:
-    path, rest = _parts(operation, given)
+def _curl(operation: Operation, address: str, rest: Json) -> str:
     query = f"?{urlencode(rest)}" if rest and operation.method == "GET" else ""
     method = "" if operation.method == "GET" else f"-X {operation.method} "
     lines = [
-        f"curl {method}{shlex.quote(root + path + query)}",
+        f"curl {method}{shlex.quote(address + query)}",
         '-H "Authorization: Bearer $CONVENE_API_KEY"',
     ]
     if rest and not query:
@@ -131,13 +109,12 @@ def _curl(operation: Operation, given: dict[str, Any], root: str) -> str:
     return " \\\n  ".join(lines)
 
 
-def _python(operation: Operation, given: dict[str, Any]) -> str:
-    path, rest = _parts(operation, given)
+def _python(operation: Operation, path: str, rest: Json) -> str:
     more = f", {'params' if operation.method == 'GET' else 'json'}={rest!r}" if rest else ""
     return f'api.{operation.method.lower()}(f"{{root}}{path}"{more}).json()'
 
 
-def _as_json(value: Any) -> Markup:
+def _as_json(value: object) -> Markup:
     """As text of an element, in which quotes may stay what they are."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     return Markup(text.replace("&", "&amp;").replace("<", "&lt;"))  # noqa: S704  it is escaped
@@ -148,7 +125,7 @@ def _marked(text: str) -> Markup:
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704
 
 
-def words(schema: Schema) -> str:
+def words(schema: Json) -> str:
     """What a field may hold, in words: `whole number, 1 to 100`."""
     if "anyOf" in schema:
         return " or ".join(words(choice) for choice in schema["anyOf"])

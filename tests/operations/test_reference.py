@@ -29,9 +29,10 @@ def test_examples_are_what_the_api_answers_on_the_sample_data(app: Flask) -> Non
 
 def test_each_operation_has_an_example_that_did_what_it_says() -> None:
     for operation in OPERATIONS:
-        given, answer = reference.example(operation)
+        described = reference.describe(operation)
+        given, answer = described.given, described.answer
         assert set(answer) == set(operation.output.model_fields)
-        named = {one.name for one in reference.inputs(operation)}
+        named = {one.name for one in described.inputs}
         assert set(given) <= named
         if "data" in answer:
             assert answer["data"], "an empty list shows nothing"
@@ -55,7 +56,7 @@ def test_every_code_that_a_program_can_meet_is_explained() -> None:
 
 def test_every_status_has_a_real_problem_document() -> None:
     found = reference.problems()
-    statuses = {status for operation in OPERATIONS for status in reference.refusals(operation)}
+    statuses = {s for operation in OPERATIONS for s in reference.describe(operation).refusals}
     assert statuses <= {int(status) for status in found}
     explained = {(code.status, code.code) for code in reference.CODES}
     for status, problem in found.items():

@@ -86,7 +86,7 @@ def test_curl_sends_what_the_example_says(client: Browser) -> None:
             else:
                 addresses.append(urlsplit(word))
         (address,) = addresses
-        expected = request_of(operation, reference.example(operation)[0])
+        expected = request_of(operation, reference.describe(operation).given)
         assert options["-X"][-1] == operation.method
         assert address.path == expected["path"]
         with client.application.test_request_context(
@@ -125,7 +125,9 @@ def test_python_works_as_it_stands(app: Flask, database_url: str, tmp_path: Path
         )
     assert done.returncode == 0, done.stderr
     *answers, vendors = done.stdout.splitlines()
-    assert answers == [str(sorted(reference.example(operation)[1])) for operation in OPERATIONS]
+    assert answers == [
+        str(sorted(reference.describe(operation).answer)) for operation in OPERATIONS
+    ]
     assert vendors == "60"
 
 
@@ -133,7 +135,7 @@ def test_answers_are_shown_as_they_are(client: Browser) -> None:
     text = client.get(PAGE).text
     for operation in OPERATIONS:
         shown = section(text, operation.name)[2]
-        assert reference.example(operation)[1] == json.loads(shown)
+        assert reference.describe(operation).answer == json.loads(shown)
 
 
 def test_what_a_field_may_hold_is_said_in_words() -> None:
