@@ -164,7 +164,6 @@ def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
 class Organization(Base):
     """One market organizer."""
 
-    __tablename__ = "organization"
     __table_args__ = (
         one_of("status", OrganizationStatus),
         one_of("key_makers", KeyMakers),
@@ -187,7 +186,6 @@ class Organization(Base):
 class Member(Base):
     """A person who signs in. Without a password until the first sign-in link is used."""
 
-    __tablename__ = "member"
     __table_args__ = (one_of("role", Role), Index(None, "organization_id", "id"))
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -220,7 +218,6 @@ class Member(Base):
 class SignInSession(Base):
     """One browser that a member signed in with. Only the digest of its token is kept."""
 
-    __tablename__ = "sign_in_session"
     __table_args__ = (Index(None, "member_id", "ended_at"),)
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -242,7 +239,6 @@ class SignInLink(Base):
     `made_by` is none for one that was made on the command line. Which ones work: see `links`.
     """
 
-    __tablename__ = "sign_in_link"
     __table_args__ = (Index(None, "organization_id", "expires_at"),)
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -265,13 +261,22 @@ class SignInAttempt(Base):
     Of a signed-in member who confirms their password, `network` is the session, and no email counts.
     """
 
-    __tablename__ = "sign_in_attempt"
     __table_args__ = (Index(None, "email_digest", "at"), Index(None, "network", "at"))
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     at: Mapped[datetime] = mapped_column(UTCDateTime)
     email_digest: Mapped[bytes] = mapped_column(LargeBinary(32))
     network: Mapped[str] = mapped_column(String(45))
+
+
+ACTIVE_NAME = Index(
+    "uq_api_key_active_name",
+    "organization_id",
+    "name_folded",
+    unique=True,
+    sqlite_where=text("released_at IS NULL"),
+    postgresql_where=text("released_at IS NULL"),
+)
 
 
 class ApiKey(Base):
@@ -282,19 +287,11 @@ class ApiKey(Base):
     successor, whose `predecessor_id` it is. Of several successors one at most works.
     """
 
-    __tablename__ = "api_key"
     __table_args__ = (
         one_of("scope", Scope),
         one_of("tool", Tool),
         CheckConstraint("revoked_at IS NULL OR released_at IS NOT NULL", name="revoked_released"),
-        Index(
-            "uq_api_key_active_name",
-            "organization_id",
-            "name_folded",
-            unique=True,
-            sqlite_where=text("released_at IS NULL"),
-            postgresql_where=text("released_at IS NULL"),
-        ),
+        ACTIVE_NAME,
         Index(None, "organization_id", "created_at", "id"),
         Index(None, "organization_id", "name_folded", "id"),
         Index(None, "organization_id", "last_used_at", "id"),
@@ -377,14 +374,12 @@ class ApiKey(Base):
 
 
 class KeyUse(Base):
-    """From where, and with what kind of client, a key was used. See `keys.notes_of_use`.
+    """From where, and with what kind of client, a key was used. See `authentication.usage_updates`.
 
     `place` is an IPv4 address or the /64 of an IPv6 one, and empty for what calls from a cloud;
-    `client` is a kind: see `clients`. `returned_at`: when the key was last used here again, within
+    `client` is a kind: see `user_agents`. `returned_at`: when the key was last used here again, within
     the hour, after it was used elsewhere.
     """
-
-    __tablename__ = "key_use"
 
     key_id: Mapped[int] = mapped_column(BigId, ForeignKey("api_key.id"), primary_key=True)
     place: Mapped[str] = mapped_column(String(45), primary_key=True)
@@ -402,7 +397,6 @@ class Mail(Base):
     server took the mail. `once`: what must not be sent a second time.
     """
 
-    __tablename__ = "mail"
     __table_args__ = (
         Index(None, "due_at"),
         Index(None, "sent_at"),
@@ -430,7 +424,6 @@ class Mail(Base):
 class Reminder(Base):
     """That members were told once of a key's state: `soon` or `due` for rotation, `expiring`."""
 
-    __tablename__ = "reminder"
     __table_args__ = (one_of("state", ReminderState),)
 
     key_id: Mapped[int] = mapped_column(BigId, ForeignKey("api_key.id"), primary_key=True)
@@ -441,7 +434,6 @@ class Reminder(Base):
 class AuditEvent(Base):
     """One line of the audit log. The database refuses to change or delete it (see migrations)."""
 
-    __tablename__ = "audit_event"
     __table_args__ = (
         one_of("actor", ActorKind),
         one_of("outcome", Outcome),
@@ -480,7 +472,6 @@ class AuditSeal(Base):
     SHA-256; `previous` the signature of the seal before, zeros in the first.
     """
 
-    __tablename__ = "audit_seal"
     __table_args__ = (Index(None, "last_event_id"),)
 
     organization_id: Mapped[int] = mapped_column(ForeignKey("organization.id"), primary_key=True)
@@ -512,8 +503,6 @@ def _within(column: str, table: str) -> ForeignKeyConstraint:
 
 
 class Market(Numbered, Base):
-    __tablename__ = "market"
-
     name: Mapped[str] = mapped_column(String(100))
     location: Mapped[str] = mapped_column(String(200))
     description: Mapped[str] = mapped_column(Text, default="")
@@ -522,7 +511,6 @@ class Market(Numbered, Base):
 class MarketDate(Numbered, Base):
     """One day on which a market is held. `opens` and `closes` are local times, `08:00`."""
 
-    __tablename__ = "market_date"
     __table_args__ = (
         _within("market_id", "market"),
         one_of("status", MarketDateStatus),
@@ -542,7 +530,6 @@ class MarketDate(Numbered, Base):
 
 
 class Vendor(Numbered, Base):
-    __tablename__ = "vendor"
     __table_args__ = (Index(None, "organization_id", "name_folded"),)
 
     name: Mapped[str] = mapped_column(String(100))
@@ -557,7 +544,6 @@ class Vendor(Numbered, Base):
 class VendorApplication(Numbered, Base):
     """A vendor asks to sell at a market."""
 
-    __tablename__ = "vendor_application"
     __table_args__ = (
         _within("market_id", "market"),
         _within("vendor_id", "vendor"),
@@ -582,7 +568,6 @@ class VendorApplication(Numbered, Base):
 class Booking(Numbered, Base):
     """A vendor's stall on one market date. `amount` in minor units of `currency`."""
 
-    __tablename__ = "booking"
     __table_args__ = (
         _within("market_date_id", "market_date"),
         _within("vendor_id", "vendor"),

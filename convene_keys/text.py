@@ -1,9 +1,4 @@
-"""The key's format: mint, checksum, digest, compare. Pure functions, no state.
-
-A key is `fm_org_`, 32 characters from a CSPRNG (190 bits) and 6 base62 digits of their CRC32.
-190 random bits cannot be guessed, so a fast keyed hash is the right way to store it; slow hashes
-are for passwords (OWASP Password Storage Cheat Sheet, "Peppering").
-"""
+"""Text from outside: made clean, compared, and freed of keys. Pure functions, no state."""
 
 import re
 import unicodedata

@@ -1,15 +1,16 @@
 """The one way to a connection and to a transaction."""
 
 import fcntl
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Connection, Engine, MetaData, event
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy import Connection, Engine, Index, MetaData, UniqueConstraint, event
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.orm import DeclarativeBase, Session, declared_attr
 
 from convene_keys.db.commits import Statement, turn_of
 from convene_keys.db.statements import RawConnection, translated
@@ -25,6 +26,11 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
+
+    @declared_attr.directive
+    def __tablename__(cls) -> str:
+        """`api_key` for `ApiKey`."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
 
 
 # Parameters stay out of SQLAlchemy's messages: they may be personal data or digests.
@@ -87,6 +93,14 @@ def write(session: Session, statements: Sequence[Statement]) -> None:
     connection = raw_connection(session)
     for statement, values in statements:
         connection.run(statement, [values])
+
+
+def is_duplicate(error: IntegrityError, unique: Index | UniqueConstraint) -> bool:
+    """Whether it was this index or constraint that refused a write."""
+    if told := getattr(error.orig, "diag", None):
+        return bool(told.constraint_name == unique.name)
+    columns = ", ".join(f"{column.table.name}.{column.name}" for column in unique.columns)
+    return str(error.orig) == f"UNIQUE constraint failed: {columns}"  # how SQLite names it
 
 
 def serialize(session: Session, name: str) -> None:

@@ -12,11 +12,12 @@ from convene_keys import clock, config, text
 from convene_keys.accounts.authorization import acting, authorize
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, KeyLike, Target, record, rfc3339
+from convene_keys.db.session import is_duplicate
 from convene_keys.errors import Conflict, FieldError, Invalid
 from convene_keys.keys import tokens
 from convene_keys.keys.queries import get
 from convene_keys.mail import notices
-from convene_keys.models import MAKER, ApiKey, Role, Scope, Tool
+from convene_keys.models import ACTIVE_NAME, MAKER, ApiKey, Role, Scope, Tool
 from convene_keys.text import clean_line, clean_text, fold
 
 REASON_MAX = 300
@@ -296,7 +297,7 @@ def _flush_name(session: Session) -> None:
     try:
         session.flush()
     except IntegrityError as error:
-        if "name" not in str(error.orig):  # it names the index or, in SQLite, the columns
+        if not is_duplicate(error, ACTIVE_NAME):
             raise
         raise Invalid(
             [FieldError("name", "Another active key has this name. Please choose a new one.")]
