@@ -4,33 +4,28 @@ Times are stored in UTC. Market data is numbered per organization, from 1: its p
 (organization_id, id), so nothing can be found, or pointed to, across organizations.
 """
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from datetime import date as calendar_date
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
     JSON,
-    BigInteger,
     CheckConstraint,
-    DateTime,
-    Dialect,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
-    Integer,
     LargeBinary,
     String,
     Text,
-    TypeDecorator,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from convene_keys import clock
 from convene_keys.db.session import Base
+from convene_keys.db.types import BigId
 
 
 class Outcome(StrEnum):
@@ -46,37 +41,7 @@ class ActorKind(StrEnum):
 
 
 EXPIRING_SOON = timedelta(days=14)
-
-
-class UTCDateTime(TypeDecorator[datetime]):
-    """Aware UTC times, also on SQLite, which keeps them as text without a zone."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def bind_processor(self, dialect: Dialect) -> Callable[[datetime | None], object]:
-        def to_database(value: datetime | None) -> object:
-            if value is None:
-                return None
-            value = value.astimezone(UTC)
-            return value.isoformat(" ", "microseconds")[:26] if as_text else value
-
-        as_text = dialect.name == "sqlite"
-        return to_database
-
-    def result_processor(self, dialect: Dialect, _: object) -> Callable[[Any], datetime | None]:
-        def from_text(value: str | None) -> datetime | None:
-            return None if value is None else datetime.fromisoformat(value + "+00:00")
-
-        def from_moment(value: datetime | None) -> datetime | None:
-            return None if value is None else value.astimezone(UTC)
-
-        return from_text if dialect.name == "sqlite" else from_moment
-
-
 ID_MAX = 2**63 - 1  # a greater number is no row's, and a database refuses to look for it
-# SQLite numbers rows itself only where the type is literally INTEGER.
-BigId = BigInteger().with_variant(Integer, "sqlite")
 
 
 def _now() -> datetime:
@@ -179,8 +144,8 @@ class Organization(Base):
     plan: Mapped[str] = mapped_column(String(32), default="free")
     stripe_account_id: Mapped[str | None] = mapped_column(String(64))
     key_makers: Mapped[str] = mapped_column(String(16), default=KeyMakers.MANAGERS)
-    rotate_months: Mapped[int] = mapped_column(Integer, default=6)  # at half of it: soon
-    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
+    rotate_months: Mapped[int] = mapped_column(default=6)  # at half of it: soon
+    created_at: Mapped[datetime] = mapped_column(default=_now)
 
 
 class Member(Base):
@@ -195,8 +160,8 @@ class Member(Base):
     email_folded: Mapped[str] = mapped_column(String(254), unique=True)
     role: Mapped[str] = mapped_column(String(16))
     password_hash: Mapped[str | None] = mapped_column(String(120))
-    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
-    disabled_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    created_at: Mapped[datetime] = mapped_column(default=_now)
+    disabled_at: Mapped[datetime | None]
     weekly_digest: Mapped[bool] = mapped_column(default=True)
 
     organization: Mapped[Organization] = relationship()
@@ -223,10 +188,10 @@ class SignInSession(Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     member_id: Mapped[int] = mapped_column(ForeignKey("member.id"))
     digest: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
-    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
-    last_seen_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
-    password_checked_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
-    ended_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    created_at: Mapped[datetime] = mapped_column(default=_now)
+    last_seen_at: Mapped[datetime] = mapped_column(default=_now)
+    password_checked_at: Mapped[datetime] = mapped_column(default=_now)
+    ended_at: Mapped[datetime | None]
     ip: Mapped[str | None] = mapped_column(String(45))
     user_agent: Mapped[str | None] = mapped_column(String(256))
 
@@ -246,10 +211,10 @@ class SignInLink(Base):
     member_id: Mapped[int] = mapped_column(ForeignKey("member.id"))
     made_by_id: Mapped[int | None] = mapped_column(ForeignKey("member.id"))
     digest: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
-    created_at: Mapped[datetime] = mapped_column(UTCDateTime)
-    expires_at: Mapped[datetime] = mapped_column(UTCDateTime)
-    used_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    withdrawn_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+    withdrawn_at: Mapped[datetime | None]
 
     member: Mapped[Member] = relationship(foreign_keys=[member_id])
     made_by: Mapped[Member | None] = relationship(foreign_keys=[made_by_id])
@@ -264,7 +229,7 @@ class SignInAttempt(Base):
     __table_args__ = (Index(None, "email_digest", "at"), Index(None, "network", "at"))
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    at: Mapped[datetime] = mapped_column(UTCDateTime)
+    at: Mapped[datetime]
     email_digest: Mapped[bytes] = mapped_column(LargeBinary(32))
     network: Mapped[str] = mapped_column(String(45))
 
@@ -309,23 +274,23 @@ class ApiKey(Base):
     digest: Mapped[bytes] = mapped_column(LargeBinary(32), unique=True)
     hint: Mapped[str] = mapped_column(String(16))
     pepper_id: Mapped[str] = mapped_column(String(8))
-    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
+    created_at: Mapped[datetime] = mapped_column(default=_now)
     created_by_id: Mapped[int | None] = mapped_column(ForeignKey("member.id"))
-    expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    revoked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
     revoked_by_name: Mapped[str | None] = mapped_column(String(100))
     revoke_reason: Mapped[str | None] = mapped_column(String(300))
-    released_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    last_used_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    released_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
     last_used_ip: Mapped[str | None] = mapped_column(String(45))
     last_used_user_agent: Mapped[str | None] = mapped_column(String(256))
     refused_count: Mapped[int] = mapped_column(default=0)
-    refused_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    refused_recorded_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    refused_at: Mapped[datetime | None]
+    refused_recorded_at: Mapped[datetime | None]
     refused_recorded_count: Mapped[int] = mapped_column(default=0)
     predecessor_id: Mapped[int | None] = mapped_column(ForeignKey("api_key.id"))
-    last_changed_at: Mapped[datetime | None] = mapped_column(UTCDateTime)  # noted once a day
-    leaked_at: Mapped[datetime | None] = mapped_column(UTCDateTime)  # first reported as leaked
+    last_changed_at: Mapped[datetime | None]  # noted once a day
+    leaked_at: Mapped[datetime | None]  # first reported as leaked
 
     organization: Mapped[Organization] = relationship()
     creator: Mapped[Member | None] = relationship()
@@ -384,9 +349,9 @@ class KeyUse(Base):
     key_id: Mapped[int] = mapped_column(BigId, ForeignKey("api_key.id"), primary_key=True)
     place: Mapped[str] = mapped_column(String(45), primary_key=True)
     client: Mapped[str] = mapped_column(String(40), primary_key=True)
-    first_at: Mapped[datetime] = mapped_column(UTCDateTime)
-    last_at: Mapped[datetime] = mapped_column(UTCDateTime)
-    returned_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    first_at: Mapped[datetime]
+    last_at: Mapped[datetime]
+    returned_at: Mapped[datetime | None]
 
 
 class Mail(Base):
@@ -412,12 +377,12 @@ class Mail(Base):
     text: Mapped[str] = mapped_column(Text)
     html: Mapped[str] = mapped_column(Text)
     once: Mapped[str | None] = mapped_column(String(64), unique=True)
-    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
-    due_at: Mapped[datetime | None] = mapped_column(UTCDateTime, default=_now)
+    created_at: Mapped[datetime] = mapped_column(default=_now)
+    due_at: Mapped[datetime | None] = mapped_column(default=_now)
     attempts: Mapped[int] = mapped_column(default=0)
     unsure: Mapped[int] = mapped_column(default=0)
-    sent_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    given_up_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    sent_at: Mapped[datetime | None]
+    given_up_at: Mapped[datetime | None]
     error: Mapped[str | None] = mapped_column(String(200))
 
 
@@ -428,7 +393,7 @@ class Reminder(Base):
 
     key_id: Mapped[int] = mapped_column(BigId, ForeignKey("api_key.id"), primary_key=True)
     state: Mapped[str] = mapped_column(String(16), primary_key=True)
-    at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
+    at: Mapped[datetime] = mapped_column(default=_now)
 
 
 class AuditEvent(Base):
@@ -446,7 +411,7 @@ class AuditEvent(Base):
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    at: Mapped[datetime] = mapped_column(UTCDateTime)
+    at: Mapped[datetime]
     organization_id: Mapped[int] = mapped_column(ForeignKey("organization.id"))
     actor: Mapped[str] = mapped_column(String(8))
     key_id: Mapped[int | None] = mapped_column(ForeignKey("api_key.id"))
@@ -475,13 +440,13 @@ class AuditSeal(Base):
     __table_args__ = (Index(None, "last_event_id"),)
 
     organization_id: Mapped[int] = mapped_column(ForeignKey("organization.id"), primary_key=True)
-    batch: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    batch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     first_event_id: Mapped[int] = mapped_column(BigId)
     last_event_id: Mapped[int] = mapped_column(BigId)
-    count: Mapped[int] = mapped_column(Integer)
+    count: Mapped[int]
     root: Mapped[bytes] = mapped_column(LargeBinary(32))
     previous: Mapped[bytes] = mapped_column(LargeBinary(32))
-    sealed_at: Mapped[datetime] = mapped_column(UTCDateTime)
+    sealed_at: Mapped[datetime]
     signature: Mapped[bytes] = mapped_column(LargeBinary(32))
     entries: Mapped[bytes] = mapped_column(LargeBinary)
 
@@ -492,7 +457,7 @@ class Numbered:
     organization_id: Mapped[int] = mapped_column(
         BigId, ForeignKey("organization.id"), primary_key=True
     )
-    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
 
 
 def _within(column: str, table: str) -> ForeignKeyConstraint:
@@ -538,7 +503,7 @@ class Vendor(Numbered, Base):
     contact_name: Mapped[str] = mapped_column(String(100))
     email: Mapped[str] = mapped_column(String(254))
     phone: Mapped[str] = mapped_column(String(40), default="")
-    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
+    created_at: Mapped[datetime] = mapped_column(default=_now)
 
 
 class VendorApplication(Numbered, Base):
@@ -557,9 +522,9 @@ class VendorApplication(Numbered, Base):
     status: Mapped[str] = mapped_column(String(16), default=ApplicationStatus.PENDING)
     message: Mapped[str] = mapped_column(Text, default="")
     note: Mapped[str] = mapped_column(Text, default="")
-    submitted_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
-    decided_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    reminded_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    submitted_at: Mapped[datetime] = mapped_column(default=_now)
+    decided_at: Mapped[datetime | None]
+    reminded_at: Mapped[datetime | None]
 
     market: Mapped[Market] = relationship(viewonly=True)
     vendor: Mapped[Vendor] = relationship(viewonly=True)
@@ -587,8 +552,8 @@ class Booking(Numbered, Base):
     amount: Mapped[int]
     currency: Mapped[str] = mapped_column(String(3), default="EUR")
     reason: Mapped[str] = mapped_column(String(300), default="")
-    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
-    decided_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    created_at: Mapped[datetime] = mapped_column(default=_now)
+    decided_at: Mapped[datetime | None]
 
     market_date: Mapped[MarketDate] = relationship(viewonly=True)
     vendor: Mapped[Vendor] = relationship(viewonly=True)

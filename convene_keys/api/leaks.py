@@ -1,4 +1,4 @@
-"""Keys that leaked: what reporters found in public, and the key that its holder burns."""
+"""Keys that leaked: what reporters found in public, and the key that its holder revokes."""
 
 import hashlib
 import json

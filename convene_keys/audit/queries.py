@@ -20,8 +20,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from convene_keys.audit.actions import Action
+from convene_keys.db.types import BigId, UTCDateTime
 from convene_keys.errors import Malformed
-from convene_keys.models import AuditEvent, BigId, UTCDateTime
+from convene_keys.models import AuditEvent
 
 COUNT_CAP = 1_000
 

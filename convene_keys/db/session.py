@@ -4,8 +4,9 @@ import fcntl
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Connection, Engine, Index, MetaData, UniqueConstraint, event
@@ -14,6 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, declared_attr
 
 from convene_keys.db.commits import Statement, turn_of
 from convene_keys.db.statements import RawConnection, translated
+from convene_keys.db.types import UTCDateTime
 
 
 class Base(DeclarativeBase):
@@ -26,6 +28,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
+    type_annotation_map: ClassVar[dict[object, object]] = {datetime: UTCDateTime}
 
     @declared_attr.directive
     def __tablename__(cls) -> str:

@@ -41,7 +41,7 @@ Result = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Caller:
-    """Whose request it is: the key and whence it came."""
+    """Whose request it is: the key, and where it came from."""
 
     token: str
     origin: Origin
