@@ -67,6 +67,13 @@ def clean_text(value: str, *, most: int = TEXT_MAX, lines: bool = True) -> str:
     return text
 
 
+def printable(text: str) -> str:
+    """`text` without the characters that don't show."""
+    if text.isprintable():
+        return text
+    return "".join(character for character in text if character.isprintable())
+
+
 def fold(value: str) -> str:
     """The form in which two names are compared: NFKC, case-folded, of 200 characters at most.
 

@@ -2,17 +2,17 @@
 
 import json
 from dataclasses import asdict
-from typing import Any
 
 from flask import Response
 
 from convene_keys.errors import Invalid, Problem
 from convene_keys.http.access import origin, settings
+from convene_keys.operations.schemas import Json
 
 
 def problem_document(problem: Problem) -> Response:
     """The answer that tells a machine what went wrong: a stable `code`, a sentence, the request."""
-    body: dict[str, Any] = {
+    body: Json = {
         "type": f"{settings().base_url}/docs/api#{problem.code}",
         "title": problem.title,
         "status": problem.status,

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
@@ -13,7 +13,7 @@ from convene_keys.errors import FieldError, Invalid, Malformed, NotFound
 from convene_keys.http.access import Access, access, origin, presented_key, settings
 from convene_keys.http.request_body import json_body
 from convene_keys.operations import runner, table
-from convene_keys.operations.schemas import NUMBER_MAX
+from convene_keys.operations.schemas import NUMBER_MAX, Json
 from convene_keys.operations.table import OPERATIONS, Operation
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def _query() -> dict[str, str]:
     return _without_id(given)
 
 
-def _body() -> dict[str, Any]:
+def _body() -> Json:
     """The JSON object in the body; an empty body counts as an empty object."""
     body = json_body(BODY_MAX, {})
     if not isinstance(body, dict):

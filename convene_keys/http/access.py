@@ -21,6 +21,7 @@ from convene_keys.errors import Forbidden, Malformed, NotFound
 from convene_keys.keys import tokens
 from convene_keys.models import Role
 from convene_keys.operations import runner, table
+from convene_keys.text import printable
 
 log = logging.getLogger(__name__)
 View = TypeVar("View", bound=Callable[..., object])
@@ -71,7 +72,7 @@ def settings() -> Settings:
 def origin() -> Origin:
     """From where this request came, with an id of its own that the answer carries as well."""
     if "origin" not in g:
-        agent = _printable(request.headers.get("User-Agent", ""))[:256] or None
+        agent = printable(request.headers.get("User-Agent", ""))[:256] or None
         g.origin = Origin(_address(request.remote_addr or ""), agent, secrets.token_hex(8))
     found: Origin = g.origin
     return found
@@ -191,11 +192,7 @@ def _refuse_key_outside_header() -> None:
     if not found and request.environ.get("CONTENT_TYPE") and request.path != table.VERIFY:
         found = tokens.PATTERN.search(_form())
     if found:
-        raise Malformed(
-            "An API key belongs in the Authorization header only. This one has been seen where it "
-            "may be kept: please revoke it and make a new one.",
-            code="key_outside_header",
-        )
+        raise Malformed(tokens.MISPLACED, code="key_outside_header")
 
 
 def _form() -> str:
@@ -230,9 +227,3 @@ def _form() -> str:
 def _is_crowded(encoded: bytes, fields: int, escapes: int) -> bool:
     """Whether reading a query or a form would take long, by how many parts it has."""
     return encoded.count(b"&") > fields or encoded.count(b"%") > escapes
-
-
-def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(character for character in text if character.isprintable())

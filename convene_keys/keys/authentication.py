@@ -1,4 +1,4 @@
-"""Which key a call carries, whether it works, and what is written of its use."""
+"""Authenticating a call by its key, and recording how the key is used."""
 
 import hmac
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ _keys, _members, _organizations, _events, _uses = (
 
 
 class FoundKey(NamedTuple):
-    """A key that a call carries, working or not, with all that its walls need to know."""
+    """A key that a call carries, working or not, with all that its checks need to know."""
 
     id: int
     organization_id: int

@@ -17,6 +17,10 @@ PREFIX = "fm_org_"
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 BODY_LENGTH, CHECKSUM_LENGTH, HINT_LENGTH = 32, 6, 4
 PATTERN = re.compile(r"fm_org_[0-9A-Za-z]{38}")
+MISPLACED = (  # what to tell whoever sent one in an address or a form
+    "An API key belongs in the Authorization header only. This one has been seen where it may be "
+    "kept: please revoke it and make a new one."
+)
 
 
 def checksum(body: str) -> str:

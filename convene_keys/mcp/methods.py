@@ -22,6 +22,7 @@ from convene_keys.models import Scope
 from convene_keys.operations import runner
 from convene_keys.operations.schemas import Json
 from convene_keys.operations.table import BY_NAME, Operation
+from convene_keys.text import printable
 
 VERSION = "0.1.0"
 LISTS_LAST = 300_000  # milliseconds that a client may keep a list of what there is
@@ -86,8 +87,7 @@ def _discover(caller: Caller, message: Message) -> Result:
 
 def _connect(caller: Caller, client: Json) -> None:
     said = " ".join(str(client.get(part, ""))[:60] for part in ("name", "version")).strip()
-    shown = "".join(c for c in said if c.isprintable())
-    runner.connect(caller.token, caller.origin, caller.peppers, shown)
+    runner.connect(caller.token, caller.origin, caller.peppers, printable(said))
 
 
 def _server_info(caller: Caller) -> Result:

@@ -137,7 +137,7 @@ def connect(token: str, origin: Origin, peppers: Sequence[str], client: str) -> 
 def verify(
     read: Callable[[], tuple[str, str]], token: str, origin: Origin, peppers: Sequence[str]
 ) -> FoundKey:
-    """Let a key through a proxy, or not; recorded. The key itself.
+    """Let a key through a proxy, or not; recorded. Returns the key.
 
     `read` gives the method and the URI that the proxy was asked for and may raise a `Problem`; it
     is called once the key is known. Of the URI only the path is recorded: what stands behind a ?
@@ -149,11 +149,7 @@ def verify(
         method, uri = read()
         call.target = _request(method, unquote(uri.partition("?")[0]))
         if tokens.PATTERN.search(unquote_plus(uri)):
-            raise Forbidden(
-                "An API key belongs in the Authorization header only. This one has been seen where "
-                "it may be kept: please revoke it and make a new one.",
-                code="key_outside_header",
-            )
+            raise Forbidden(tokens.MISPLACED, code="key_outside_header")
         _check_standing(call)
         if method not in READING:
             _check_may_change(call)
@@ -319,7 +315,7 @@ def _answered(answer: T | Problem) -> T:
 
 
 def _check_standing(call: Call) -> None:
-    """The walls that stand before every operation of a key."""
+    """Check what every operation of a key needs: its creator's role and a live organization."""
     key = call.caller
     if key is None:
         return

@@ -43,7 +43,7 @@ ERRORS_MAX = 50
 
 @dataclass
 class Call:
-    """One call under way: in what, by whom, and what the log is told of it.
+    """One call under way: its transaction or connection, who makes it, and what the log tells.
 
     Within a transaction when it may change something; one that only reads has just a connection.
     """
