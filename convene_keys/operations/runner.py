@@ -21,7 +21,6 @@ from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, Target
 from convene_keys.db.commits import Statement, write_together
 from convene_keys.db.session import db, raw_connection, reading, transaction, write
-from convene_keys.db.statements import RawConnection
 from convene_keys.errors import (
     Forbidden,
     MethodNotAllowed,
@@ -198,7 +197,6 @@ def _run_as_key(
     """Authenticate, rate-limit, execute, audit, and only then answer.
 
     Without an `action` nothing is recorded here, but a refusal.
-
     What `changes` something is one transaction with its event. What only reads holds no writer up:
     it reads one moment of the database, and its event may share a commit with others'.
     """
@@ -213,19 +211,13 @@ def _run_as_key(
                 refusal = _past_limit(limiter.hit(key.id, token))
             if refusal is None:
                 call = Call(within, Actor.of_key(key, origin), _organization_of(key), key)
-                statements = authentication.usage_updates(key, token, origin, peppers)
-                answer, event = _execute(action, call, act)
-                statements += event
-                if changes and not isinstance(answer, Problem):
-                    statements += authentication.change_updates(key)
-                _write(within, statements)
+                answer = _execute_and_write(action, call, act, token, peppers)
         if refusal is not None:
             _record_ended_or_limited(key, token, origin, refusal)
             raise refusal
-    except Unauthenticated:
-        limiter.fail(origin.network)
-        raise
-    except Problem:
+    except Problem as problem:
+        if isinstance(problem, Unauthenticated):
+            limiter.fail(origin.network)
         raise
     except Exception:
         if action is not None:
@@ -241,11 +233,24 @@ def _require_well_formed(token: str) -> None:
         raise Unauthenticated("This is not an API key.", code="key_unknown")
 
 
-def _write(within: Session | RawConnection, statements: Sequence[Statement]) -> None:
-    if isinstance(within, Session):
-        write(within, statements)
+def _execute_and_write(
+    action: Action | None,
+    call: Call,
+    act: Callable[[Call], T],
+    token: str,
+    peppers: Sequence[str],
+) -> T | Problem:
+    """Execute, and write the event and what is kept of the key's use together."""
+    statements = authentication.usage_updates(call.key, token, call.actor.origin, peppers)
+    answer, event = _execute(action, call, act)
+    statements += event
+    if isinstance(call.within, Session):  # it may change something
+        if not isinstance(answer, Problem):
+            statements += authentication.change_updates(call.key)
+        write(call.within, statements)
     elif statements:
-        write_together(within, statements)
+        write_together(call.within, statements)
+    return answer
 
 
 def _past_limit(standing: limits.Standing) -> TooMany | None:
