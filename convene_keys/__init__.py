@@ -77,10 +77,6 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
     web.init_app(app)
     api.init_app(app)
     mcp.init_app(app)
-    if settings.mail_server:
-        from convene_keys.mail import smtp
-
-        smtp.init_app(app, settings.mail_server, settings.mail_from)
     if commands:
         from convene_keys import cli
 

@@ -20,7 +20,7 @@ from convene_keys.audit.actions import Action
 from convene_keys.cli.types import Command
 from convene_keys.db.session import db
 from convene_keys.http.access import settings
-from convene_keys.mail import notices
+from convene_keys.mail import notices, smtp
 from convene_keys.models import ApiKey, AuditEvent
 
 EXIT_UNSOUND = 5
@@ -181,11 +181,9 @@ def mail() -> Finding:
     server = settings().mail_server
     if server is None:
         return _ok(f"off (MAIL_URL is not set); people write to {settings().support_email}")
-    from convene_keys.mail import smtp
-
     where = f"{server.host}:{server.port}"
     try:
-        smtp.check()
+        smtp.check(settings())
     except (OSError, ValueError) as error:
         return _failed(f"{where} can’t be used ({smtp.why(error)})")
     lost = notices.undelivered(db.session())
