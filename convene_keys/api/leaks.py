@@ -16,7 +16,6 @@ from convene_keys.leaks.signatures import PublicKeys, is_signed
 from convene_keys.operations import runner, table
 
 BODY_MAX = 8 * 1024 * 1024  # 10,000 findings of 800 bytes
-KEPT_IN = "leak_report_keys.json"
 
 burning = Blueprint("burning", __name__)
 reports = Blueprint("reports", __name__)
@@ -28,8 +27,7 @@ def init_app(app: Flask) -> None:
     csrf.exempt(burning)  # as everything that takes a key
     if configured.leak_report_keys_url is None:
         return  # then there is nothing at that address
-    path = configured.instance_path / KEPT_IN
-    app.extensions["leak_reporters"] = PublicKeys(configured.leak_report_keys_url, path)
+    app.extensions["leak_reporters"] = PublicKeys(configured.leak_report_keys_url)
     app.register_blueprint(reports)
     csrf.exempt(reports)  # a report is signed
 

@@ -169,12 +169,10 @@ def leak_reports() -> Finding:
     reporters = current_app.extensions.get("leak_reporters")
     if reporters is None:
         return _ok("not taken (LEAK_REPORT_KEYS_URL is not set)")
-    wrong, known = reporters.refresh(), f"{len(reporters)} public keys"
-    if wrong is None:
-        return _ok(f"taken when signed with one of {known}")
-    if len(reporters):
-        return _warning(f"LEAK_REPORT_KEYS_URL can’t be read ({wrong}): {known} stay good")
-    return _failed(f"LEAK_REPORT_KEYS_URL can’t be read ({wrong}): none is taken")
+    wrong = reporters.refresh()
+    if wrong is not None:
+        return _failed(f"LEAK_REPORT_KEYS_URL can’t be read ({wrong}): none is taken")
+    return _ok(f"taken when signed with one of {len(reporters)} public keys")
 
 
 def mail() -> Finding:

@@ -4,16 +4,11 @@ The form is that of GitHub's secret scanning partner program ("Implement signatu
 """
 
 import base64
-import json
 import logging
-import os
-import secrets
 import threading
 import time
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPException
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -39,24 +34,18 @@ class _Answer(BaseModel):
     public_keys: Annotated[list[_PublicKey], Field(min_length=1, max_length=100)]
 
 
-class _Kept(_Answer):
-    url: str
-    fetched_at: datetime
-
-
 class PublicKeys:
-    """The public keys that `url` tells, kept in this process and, across restarts, in `path`.
+    """The public keys that `url` tells, kept in this process.
 
     When it can't be asked, the last ones that it told stay good, however old: who has a public
     key's other half can only end keys that it holds.
     """
 
-    def __init__(self, url: str, path: Path) -> None:
-        self._url, self._path = url, path
+    def __init__(self, url: str) -> None:
+        self._url = url
         self._known: dict[str, str] = {}
         self._fetched_at = self._asked_at = datetime.min.replace(tzinfo=UTC)
         self._lock = threading.Lock()
-        self._recall()
 
     def find(self, identifier: str) -> str | None:
         """The public key that goes by `identifier` now, in PEM; None when no current one does."""
@@ -72,14 +61,13 @@ class PublicKeys:
     def refresh(self) -> str | None:
         """Ask for the keys anew; what went wrong, or None. Then the ones known before stay."""
         try:
-            answer = _fetch(self._url)
-            self._known = _current(_Answer.model_validate_json(answer))
+            told = _Answer.model_validate_json(_fetch(self._url)).public_keys
         except (OSError, ValueError, HTTPException) as error:
             self._asked_at = clock.now()
             log.warning("leak reporters' public keys can't be had (%s)", type(error).__name__)
             return type(error).__name__
+        self._known = {one.key_identifier: one.key for one in told if one.is_current}
         self._fetched_at = self._asked_at = clock.now()
-        self._keep(json.loads(answer)["public_keys"])
         return None
 
     def __len__(self) -> int:
@@ -91,30 +79,6 @@ class PublicKeys:
         if abs(now - self._asked_at) < ASKED_EVERY:
             return False
         return identifier not in self._known or abs(now - self._fetched_at) >= FRESH_FOR
-
-    def _recall(self) -> None:
-        try:
-            kept = _Kept.model_validate_json(self._path.read_bytes())
-        except (OSError, ValueError):
-            return
-        if kept.url == self._url:
-            self._known, self._fetched_at = _current(kept), kept.fetched_at
-
-    def _keep(self, public_keys: Any) -> None:
-        kept = {
-            "url": self._url,
-            "fetched_at": self._fetched_at.isoformat(),
-            "public_keys": public_keys,
-        }
-        draft = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}")
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft.write_text(json.dumps(kept), encoding="utf-8")
-            os.replace(draft, self._path)
-        except OSError as error:  # then they have to be asked for after a restart
-            with suppress(OSError):
-                draft.unlink()
-            log.warning("leak reporters' public keys can't be kept (%s)", type(error).__name__)
 
 
 def is_signed(body: bytes, signature: str, public_key: str) -> bool:
@@ -136,10 +100,6 @@ def is_signed(body: bytes, signature: str, public_key: str) -> bool:
     except (ValueError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
-
-
-def _current(answer: _Answer) -> dict[str, str]:
-    return {one.key_identifier: one.key for one in answer.public_keys if one.is_current}
 
 
 class _NoRedirects(HTTPRedirectHandler):

@@ -4,7 +4,6 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -37,11 +36,6 @@ def ours() -> Reporter:
 def server(ours: Reporter) -> Iterator[KeyServer]:
     with KeyServer(ours) as server:
         yield server
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "instance" / "keys.json"
 
 
 # The signature -----------------------------------------------------------------------------------
@@ -116,9 +110,9 @@ def test_key_of_another_kind_is_none() -> None:
 
 
 def test_key_is_found_and_asked_for_once_an_hour(
-    server: KeyServer, ours: Reporter, path: Path, hands: Clock
+    server: KeyServer, ours: Reporter, hands: Clock
 ) -> None:
-    keys = PublicKeys(server.url, path)
+    keys = PublicKeys(server.url)
     assert server.asked == 0
     for _ in range(5):
         assert keys.find("ours") == ours.public["key"]
@@ -130,9 +124,9 @@ def test_key_is_found_and_asked_for_once_an_hour(
 
 
 def test_unknown_identifier_asks_at_once_but_once_a_minute(
-    server: KeyServer, ours: Reporter, path: Path, hands: Clock
+    server: KeyServer, ours: Reporter, hands: Clock
 ) -> None:
-    keys, new = PublicKeys(server.url, path), Reporter("new")
+    keys, new = PublicKeys(server.url), Reporter("new")
     assert keys.find("ours")
     for number in range(20):
         assert keys.find(f"guess {number}") is None
@@ -144,10 +138,10 @@ def test_unknown_identifier_asks_at_once_but_once_a_minute(
     assert server.asked == 2
 
 
-def test_key_that_is_not_current_is_none(server: KeyServer, ours: Reporter, path: Path) -> None:
+def test_key_that_is_not_current_is_none(server: KeyServer, ours: Reporter) -> None:
     ours.current = False
     server.tell(ours.public, Reporter("new").public)
-    keys = PublicKeys(server.url, path)
+    keys = PublicKeys(server.url)
     assert keys.find("ours") is None
     assert keys.find("new")
     assert len(keys) == 1
@@ -171,12 +165,11 @@ NONSENSE = (
 def test_last_known_keys_stay_good_while_the_server_fails(
     server: KeyServer,
     ours: Reporter,
-    path: Path,
     hands: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(signatures, "TIMEOUT", 0.2)
-    keys, good = PublicKeys(server.url, path), server.body
+    keys, good = PublicKeys(server.url), server.body
     assert keys.find("ours")
 
     def asked_in_vain() -> None:
@@ -198,52 +191,25 @@ def test_last_known_keys_stay_good_while_the_server_fails(
     server.stop()
     hands.advance(hours=1_000)
     assert keys.find("ours") == ours.public["key"]
-    restarted = PublicKeys(server.url, path)
-    assert restarted.find("ours") == ours.public["key"], "across a restart too"
-    assert restarted.find("other") is None
+    assert PublicKeys(server.url).find("ours") is None, "after a restart nobody is known"
 
 
-def test_redirect_is_not_followed(server: KeyServer, path: Path, hands: Clock) -> None:
+def test_redirect_is_not_followed(server: KeyServer, hands: Clock) -> None:
     with KeyServer(Reporter("elsewhere")) as other:
         for status in (301, 302, 303, 307, 308):
             server.status, server.headers = status, {"Location": other.url}
-            assert PublicKeys(server.url, path).find("elsewhere") is None
+            assert PublicKeys(server.url).find("elsewhere") is None
         assert (server.asked, other.asked) == (5, 0)
 
 
-def test_server_that_never_answered_knows_nobody(
-    server: KeyServer, path: Path, hands: Clock
-) -> None:
+def test_server_that_never_answered_knows_nobody(server: KeyServer, hands: Clock) -> None:
     server.stop()
-    keys = PublicKeys(server.url, path)
+    keys = PublicKeys(server.url)
     assert keys.find("ours") is None
-    assert not path.exists()
 
 
-def test_kept_keys_need_no_asking_and_are_those_of_this_address(
-    server: KeyServer, ours: Reporter, path: Path, hands: Clock
-) -> None:
-    PublicKeys(server.url, path).find("ours")
-    assert [one.name for one in path.parent.iterdir()] == [path.name]
-    assert PublicKeys(server.url, path).find("ours") == ours.public["key"]
-    assert server.asked == 1
-    server.stop()
-    assert PublicKeys(server.url + "?other", path).find("ours") is None
-    path.write_text("{}")
-    assert PublicKeys(server.url, path).find("ours") is None, "a broken file is none"
-
-
-def test_folder_that_takes_no_file_does_not_matter(
-    server: KeyServer, tmp_path: Path, hands: Clock
-) -> None:
-    (tmp_path / "file").touch()
-    assert PublicKeys(server.url, tmp_path / "file" / "keys.json").find("ours")
-
-
-def test_clock_that_was_set_back_does_not_stop_the_asking(
-    server: KeyServer, path: Path, hands: Clock
-) -> None:
-    keys = PublicKeys(server.url, path)
+def test_clock_that_was_set_back_does_not_stop_the_asking(server: KeyServer, hands: Clock) -> None:
+    keys = PublicKeys(server.url)
     keys.find("ours")
     hands.advance(days=-30)
     assert keys.find("ours")
@@ -251,9 +217,9 @@ def test_clock_that_was_set_back_does_not_stop_the_asking(
 
 
 def test_known_reporter_does_not_wait_for_a_slow_server(
-    server: KeyServer, ours: Reporter, path: Path, hands: Clock
+    server: KeyServer, ours: Reporter, hands: Clock
 ) -> None:
-    keys = PublicKeys(server.url, path)
+    keys = PublicKeys(server.url)
     keys.find("ours")
     hands.advance(hours=2)
     asking, go_on = threading.Event(), threading.Event()
@@ -272,10 +238,8 @@ def test_known_reporter_does_not_wait_for_a_slow_server(
     slow.join()
 
 
-def test_sample_identifier_is_taken_from_a_server(
-    server: KeyServer, path: Path, hands: Clock
-) -> None:
+def test_sample_identifier_is_taken_from_a_server(server: KeyServer, hands: Clock) -> None:
     server.tell(public_key(SAMPLE_IDENTIFIER, SAMPLE_KEY))
-    found = PublicKeys(server.url, path).find(SAMPLE_IDENTIFIER)
+    found = PublicKeys(server.url).find(SAMPLE_IDENTIFIER)
     assert found
     assert is_signed(SAMPLE, SAMPLE_SIGNATURE, found)
