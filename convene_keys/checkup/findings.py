@@ -1,7 +1,8 @@
-"""The check-up: looks an organization's keys and team over for what `habits` warns of, and mends it.
+"""The check-up: looks over an organization's keys and team, and applies what fixes a finding.
 
 Only keys that work are looked at, and none whose successor works already; of one whose maker has
-left nothing but that is said. To add a finding, add a member to `Kind` and a rule here.
+left nothing but that is said. To add a finding, add a member to `Kind`, its copy to `advice.toml`
+and a rule here.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -151,8 +152,8 @@ def apply_fix(actor: Actor, kind: Kind, key_ids: Iterable[int]) -> tuple[list[st
                     lifecycle.set_scope(session, actor, key, Scope.READ)
                 case Remedy.END:
                     lifecycle.set_expiry(session, actor, key, end_date(organization, key.id))
-        mended = [key.name for key in rows if key.id in still]
-        return mended, [key.name for key in rows if key.id not in still]
+        fixed = [key.name for key in rows if key.id in still]
+        return fixed, [key.name for key in rows if key.id not in still]
 
 
 def _looked_at(organization_id: int, now: datetime) -> Any:
@@ -196,11 +197,8 @@ def _maker_gone(row: Any) -> bool:
 
 
 def _due(row: Any, of: Organization, now: datetime) -> datetime | None:
-    return (
-        row.created_at
-        if lifecycle.rotation_due(row.created_at, of.rotate_months)[1] <= now
-        else None
-    )
+    _, due = lifecycle.rotation_due(row.created_at, of.rotate_months)
+    return row.created_at if due <= now else None
 
 
 def _due_soon(row: Any, of: Organization, now: datetime) -> datetime | None:
