@@ -2,12 +2,14 @@
 
 import base64
 import hmac
+import tomllib
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import click
 from flask.cli import with_appcontext
+from pydantic import BaseModel
 from sqlalchemy import func, select
 
 from convene_keys import clock
@@ -28,6 +30,26 @@ _OTHERS = (
     ("Tomasz Adeyemi", "tomasz@example.org", Role.MANAGER),
     ("Inès Okonjo", "ines@example.org", Role.VIEWER),
 )
+
+
+class _Key(BaseModel):
+    """A key of `demo.toml`; `calls` are operations, or paths: one of each on its last day."""
+
+    name: str
+    tool: Tool
+    scope: Scope
+    ip: str | None = None
+    user_agent: str | None = None
+    calls: tuple[str, ...] = ()
+    days: int  # since it was made
+    daily: tuple[int, ...] = (0,)  # how often it called on the days before, over and over
+    quiet: int = 0  # days since its last call
+    expires_in_days: int | None = None
+    revoked_for: str = ""
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.ip, self.user_agent)
 
 
 @click.command("demo", cls=Command)
@@ -67,32 +89,39 @@ def _set_up(password: str) -> None:
         for name, email, role in _OTHERS:
             members.add_member(actor, name=name, email=email, role=role)
     sample.make(actor)  # the season is the one that is on now
-    for row in _KEYS:
-        with clock.set_back(timedelta(days=row.days, hours=1)):
-            key, token = lifecycle.create(
-                actor,
-                name=row.name,
-                tool=row.tool,
-                scope=row.scope,
-                expires_in_days=row.expires_in_days,
-                peppers=peppers,
-                created_by_id=maya_id,
-            )
-            key_id = key.id
-        if not row.calls:
-            continue
-        for ago in range(row.days, row.quiet, -1):
-            for number in range(row.daily[ago % len(row.daily)]):
-                with clock.set_back(timedelta(days=ago, minutes=-17 * number)):
-                    _call(row.calls[number % 2], token, row.origin, organization.id)
+    for row in _keys():
+        _add_key(row, actor, maya_id)
+
+
+def _add_key(row: _Key, actor: Actor, maya_id: int) -> None:
+    """Create a key, and let it do what it did until today."""
+    with clock.set_back(timedelta(days=row.days, hours=1)):
+        key, token = lifecycle.create(
+            actor,
+            name=row.name,
+            tool=row.tool,
+            scope=row.scope,
+            expires_in_days=row.expires_in_days,
+            peppers=settings().key_peppers,
+            created_by_id=maya_id,
+        )
+        key_id = key.id
+
+    def call(name: str, ago: timedelta) -> None:
+        with clock.set_back(ago):
+            _call(name, token, row.origin, actor.organization_id)
+
+    if not row.calls:
+        return
+    for days in range(row.days, row.quiet, -1):
+        for number in range(row.daily[days % len(row.daily)]):
+            call(row.calls[number % 2], timedelta(days=days, minutes=-17 * number))
+    for name in row.calls:
+        call(name, timedelta(days=row.quiet))
+    if row.revoked_for:
         with clock.set_back(timedelta(days=row.quiet)):
-            for call in row.calls:
-                _call(call, token, row.origin, organization.id)
-            if row.revoked_for:
-                lifecycle.revoke(actor, key_id, row.revoked_for)
-        if row.revoked_for:
-            with clock.set_back(timedelta(days=row.quiet - 2)):
-                _call(row.calls[0], token, row.origin, organization.id)
+            lifecycle.revoke(actor, key_id, row.revoked_for)
+        call(row.calls[0], timedelta(days=row.quiet - 2))
 
 
 def _call(name: str, token: str, origin: Origin, organization_id: int) -> None:
@@ -114,75 +143,6 @@ def _call(name: str, token: str, origin: Origin, organization_id: int) -> None:
         runner.run(operation, token, lambda: operation.from_json(values), origin, peppers)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Key:
-    name: str
-    tool: Tool
-    scope: Scope
-    origin: Origin
-    calls: tuple[str, ...] = ()  # names of operations, or paths: one of each on its last day
-    days: int  # since it was made
-    daily: tuple[int, ...] = (0,)  # how often it called on the days before, over and over
-    quiet: int = 0  # days since its last call
-    expires_in_days: int | None = None
-    revoked_for: str = ""
-
-
-# Addresses from the ranges kept for examples (RFC 5737, RFC 3849).
-_KEYS = (
-    _Key(
-        name="Test",
-        tool=Tool.OTHER,
-        scope=Scope.READ_WRITE,
-        origin=Origin(),
-        days=31,
-    ),
-    _Key(
-        name="Newsletter script",
-        tool=Tool.OTHER,
-        scope=Scope.READ,
-        origin=Origin("198.51.100.7", "python-requests/2.32"),
-        calls=("list_market_dates", "list_vendors"),
-        days=33,
-        daily=(1, 0, 0, 2, 0),
-        quiet=12,
-        revoked_for="The newsletter is now written elsewhere",
-    ),
-    _Key(
-        name="Holiday cover rota",
-        tool=Tool.OTHER,
-        scope=Scope.READ,
-        origin=Origin("192.0.2.61", "shift-rota/3.2"),
-        calls=("list_vendor_applications", "list_market_dates"),
-        days=8,
-        daily=(1, 0, 2),
-        expires_in_days=14,
-    ),
-    _Key(
-        name="Website developer",
-        tool=Tool.DEVELOPER,
-        scope=Scope.READ,
-        origin=Origin("2001:db8:40::c0de", "market-website/2.1 node"),
-        calls=("list_markets", "list_market_dates", "whoami", "/billing"),
-        days=29,
-        daily=(4, 6, 5, 7, 4, 9, 2),
-    ),
-    _Key(
-        name="ChatGPT at the office",
-        tool=Tool.CHATGPT,
-        scope=Scope.READ,
-        origin=Origin("203.0.113.180", "ChatGPT-User/1.0"),
-        calls=("dashboard", "list_vendors", "cancel_booking"),
-        days=22,
-        daily=(2, 0, 3, 1, 0, 0, 4),
-    ),
-    _Key(
-        name="Claude on Maya’s laptop",
-        tool=Tool.CLAUDE,
-        scope=Scope.READ_WRITE,
-        origin=Origin("203.0.113.24", "claude-desktop convene-keys/1.0"),
-        calls=("dashboard", "list_bookings", "get_booking", "approve_booking", "list_my_events"),
-        days=17,
-        daily=(5, 3, 0, 8, 6, 2, 1),
-    ),
-)
+def _keys() -> list[_Key]:
+    rows = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))["keys"]
+    return [_Key.model_validate(row) for row in rows]
