@@ -110,15 +110,13 @@ def load(environ: Mapping[str, str] | None = None, instance: Path = INSTANCE_PAT
         base_url=read("BASE_URL", _base_url, f"http://127.0.0.1:{read('PORT', _port, '8000')}"),
         trusted_proxies=read("TRUSTED_PROXIES", _whole(0, 10), "0"),
         support_email=read("SUPPORT_EMAIL", _email, "hello@convene.markets"),
-        mail_server=read("MAIL_URL", _mail_url, "") if has_mail else None,
+        mail_server=read.optional("MAIL_URL", _mail_url),
         mail_from=read("MAIL_FROM", _mail_from, "") if has_mail else None,
-        redis_url=read("REDIS_URL", _redis_url, "") if read.text("REDIS_URL") is not None else None,
+        redis_url=read.optional("REDIS_URL", _redis_url),
         key_rate_limit=read("KEY_RATE_LIMIT", _rate, "600/minute"),
         session_idle=timedelta(minutes=read("SESSION_IDLE_MINUTES", _whole(1, 43_200), "120")),
         session_max=timedelta(hours=read("SESSION_MAX_HOURS", _whole(1, 720), "24")),
-        leak_report_keys_url=read("LEAK_REPORT_KEYS_URL", _keys_url, "")
-        if read.text("LEAK_REPORT_KEYS_URL") is not None
-        else None,
+        leak_report_keys_url=read.optional("LEAK_REPORT_KEYS_URL", _keys_url),
         instance_path=instance,
     )
 
@@ -153,6 +151,9 @@ class _Reader:
             return parse(default if value is None else value)
         except _Bad as bad:
             raise ConfigError(name, bad.problem, bad.example) from None
+
+    def optional(self, name: str, parse: Callable[[str], T]) -> T | None:
+        return None if self.text(name) is None else self(name, parse, "")
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
