@@ -1,4 +1,4 @@
-"""The tally: a thread of each worker that writes down how often keys that have ended were tried."""
+"""Rate limits of keys and of networks, and a thread that writes down tries of keys that have ended."""
 
 import logging
 import math

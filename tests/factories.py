@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import insert
 
 from convene_keys import clock, config
-from convene_keys.accounts.sessions import digest
+from convene_keys.accounts.links import digest
 from convene_keys.audit.log import Actor, Origin
 from convene_keys.db.session import db
 from convene_keys.keys import tokens

@@ -47,7 +47,7 @@ def make(session: Session, actor: Actor, member: Member) -> str:
         organization_id=member.organization_id,
         member=member,
         made_by_id=actor.member_id,
-        digest=_digest(code),
+        digest=digest(code),
         created_at=now,
         expires_at=now + VALID,
     )
@@ -59,7 +59,7 @@ def make(session: Session, actor: Actor, member: Member) -> str:
 
 def opened_by(session: Session, code: str) -> SignInLink:
     """The link that `code` opens. Raises `NotFound`, alike for all that open nothing (any more)."""
-    link = session.scalar(_open().where(SignInLink.digest == _digest(code)))
+    link = session.scalar(_open().where(SignInLink.digest == digest(code)))
     if link is None:
         raise NotFound(
             "This link was withdrawn, used already or is too old. Please ask for a new one."
@@ -136,5 +136,6 @@ def _open() -> Select[SignInLink]:
     )
 
 
-def _digest(code: str) -> bytes:
-    return hashlib.sha256(code.encode("utf-8", "surrogatepass")).digest()
+def digest(text: str) -> bytes:
+    """What is kept of the secret in a link or cookie, or of an email that nobody may have."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -1,7 +1,7 @@
 """Members of an organization: added, invited, changed, disabled."""
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from email_validator import EmailNotValidError, validate_email
@@ -169,30 +169,28 @@ def accept(code: str, password: str, origin: Origin, peppers: Sequence[str]) -> 
 
 def rename_self(actor: Actor, name: str) -> None:
     """Change the acting member's own name. Raises `Invalid`."""
-    name = clean_name("name", name)
-    with acting(actor, Role.VIEWER) as session:
-        member = get(session, actor.organization_id, actor.member_id or 0)
-        changed = apply_changes(member, {"name": name})
-        if changed:
-            record(session, actor, Action.MEMBER_RENAMED, _target(member), detail=changed)
+    _change_self(actor, Action.MEMBER_RENAMED, {"name": clean_name("name", name)})
 
 
 def choose_mail(actor: Actor, *, weekly_digest: bool) -> None:
     """Change whether the acting member gets the weekly digest."""
+    _change_self(actor, Action.MEMBER_MAIL_CHANGED, {"weekly_digest": weekly_digest})
+
+
+def _change_self(actor: Actor, action: Action, changes: Mapping[str, Any]) -> None:
     with acting(actor, Role.VIEWER) as session:
         member = get(session, actor.organization_id, actor.member_id or 0)
-        changed = apply_changes(member, {"weekly_digest": weekly_digest})
+        changed = apply_changes(member, changes)
         if changed:
-            record(session, actor, Action.MEMBER_MAIL_CHANGED, _target(member), detail=changed)
+            record(session, actor, action, _target(member), detail=changed)
 
 
 def clean_name(field: str, value: str) -> str:
     """A clean name. Raises `Invalid` on `field`."""
-    errors: list[FieldError] = []
-    name = collect_error(errors, field, lambda: clean_line(value))
-    if errors:
-        raise Invalid(errors)
-    return name
+    try:
+        return clean_line(value)
+    except ValueError as error:
+        raise Invalid([FieldError(field, str(error))]) from None
 
 
 def apply_changes(row: object, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,9 +204,10 @@ def apply_changes(row: object, values: Mapping[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def collect_error(errors: list[FieldError], field: str, clean: Any) -> str:
+def collect_error(errors: list[FieldError], field: str, clean: Callable[[], str]) -> str:
+    """What `clean` returns; when it can't, an error on `field` is added, and it is nothing."""
     try:
-        return str(clean())
+        return clean()
     except ValueError as error:
         errors.append(FieldError(field, str(error)))
         return ""
@@ -234,7 +233,7 @@ def _add(session: Session, actor: Actor, member: Member) -> None:
     if session.get(Organization, actor.organization_id) is None:
         raise NotFound("There is no such organization.")
     session.add(member)
-    _flush_email(session)
+    flush_email(session)
     record(session, actor, Action.MEMBER_ADDED, _target(member), detail={"role": member.role})
     notices.member_added(session, actor, member)
 
@@ -245,15 +244,15 @@ def normalize_email(value: str) -> str:
     try:
         # Where letters stand for many, checking each of those would take long.
         if len(unicodedata.normalize("NFKC", email)) <= EMAIL_MAX:
-            return validate_email(
-                email, check_deliverability=False, test_environment=True
-            ).normalized
+            found = validate_email(email, check_deliverability=False, test_environment=True)
+            return found.normalized
     except EmailNotValidError:
         pass
     raise ValueError("Please enter an email address, like maya@example.org.")
 
 
-def _flush_email(session: Session) -> None:
+def flush_email(session: Session) -> None:
+    """Write a new member. Raises `Invalid` when their email is taken."""
     try:
         session.flush()
     except IntegrityError as error:

@@ -13,41 +13,33 @@ from sqlalchemy.orm import Session
 from convene_keys.accounts import passwords
 from convene_keys.accounts.authorization import acting
 from convene_keys.accounts.members import (
-    _flush_email,
     apply_changes,
     clean_name,
     collect_error,
+    flush_email,
     normalize_email,
 )
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, Target, record
 from convene_keys.db.session import serialize, transaction
 from convene_keys.errors import FieldError, Invalid, NotFound
-from convene_keys.models import (
-    KeyMakers,
-    Member,
-    Organization,
-    OrganizationStatus,
-    Role,
-)
+from convene_keys.models import KeyMakers, Member, Organization, OrganizationStatus, Role
 from convene_keys.text import clean_line, fold, slug
 
 ROTATE_MONTHS_MAX = 24
 PLANS = ("free", "standard", "plus")
-_REGIONS = frozenset(
-    [
-        "Africa",
-        "America",
-        "Antarctica",
-        "Arctic",
-        "Asia",
-        "Atlantic",
-        "Australia",
-        "Europe",
-        "Indian",
-        "Pacific",
-    ]
-)
+_REGIONS = {
+    "Africa",
+    "America",
+    "Antarctica",
+    "Arctic",
+    "Asia",
+    "Atlantic",
+    "Australia",
+    "Europe",
+    "Indian",
+    "Pacific",
+}
 _STRIPE_PREFIX = "acct_"
 
 
@@ -83,46 +75,29 @@ def create_organization(
 ) -> tuple[Organization, Member]:
     """A new organization and its first admin.
 
-    A `timezone` that there is not becomes UTC, since a browser may know others. With `first_only` it raises `NotFound` when there is one already, so that the first-run link
-    works once. Raises `Invalid` for bad input, naming `organization`, `name`, `email`, `password`.
+    An unknown `timezone` becomes UTC, since a browser may know others. With `first_only` it raises
+    `NotFound` when there is an organization already, so that the first-run link works once. Raises
+    `Invalid` for bad input, naming `organization`, `name`, `email`, `password`.
     """
-    errors: list[FieldError] = []
-    organization_name = collect_error(errors, "organization", lambda: clean_line(name))
-    member_name = collect_error(errors, "name", lambda: clean_line(admin_name))
-    email = collect_error(errors, "email", lambda: normalize_email(admin_email))
-    weakness = passwords.weakness(password, [organization_name, member_name, email])
-    if weakness:
-        errors.append(FieldError("password", weakness))
-    if errors:
-        raise Invalid(errors)
-    hashed = passwords.hash_password(password, peppers)
+    organization, admin = _new_organization(name, admin_name, admin_email, password)
+    organization.timezone = timezone if timezone in zones() else "UTC"
+    admin.password_hash = passwords.hash_password(password, peppers)
     with transaction() as session:
         serialize(session, "organization")
         if first_only and not is_empty(session):
             raise NotFound("This installation has been set up already.")
-        organization = Organization(
-            name=organization_name,
-            slug=_free_slug(session, organization_name),
-            timezone=timezone if timezone in zones() else "UTC",
-        )
+        organization.slug = _free_slug(session, organization.name)
         session.add(organization)
         session.flush()
-        member = Member(
-            organization=organization,
-            name=member_name,
-            email=email,
-            email_folded=fold(email),
-            role=Role.ADMIN,
-            password_hash=hashed,
-        )
-        session.add(member)
-        _flush_email(session)
+        admin.organization = organization
+        session.add(admin)
+        flush_email(session)
         # Who opens the first-run link acts in person; any other is made by whoever hosts this.
         system = Actor.system(organization.id, origin)
-        actor = Actor.of_member(member, origin) if first_only else system
+        actor = Actor.of_member(admin, origin) if first_only else system
         where = Target("organization", organization.id, organization.name)
         record(session, actor, Action.ORGANIZATION_CREATED, where)
-    return organization, member
+    return organization, admin
 
 
 def change_organization(
@@ -187,6 +162,23 @@ def _change_organization(actor: Actor, action: Action, changes: Mapping[str, Any
         if changed:
             where = Target("organization", organization.id, organization.name)
             record(session, actor, action, where, detail=changed)
+
+
+def _new_organization(
+    name: str, admin_name: str, admin_email: str, password: str
+) -> tuple[Organization, Member]:
+    """The rows of an organization and its first admin, not in the database yet. Raises `Invalid`."""
+    errors: list[FieldError] = []
+    organization_name = collect_error(errors, "organization", lambda: clean_line(name))
+    member_name = collect_error(errors, "name", lambda: clean_line(admin_name))
+    email = collect_error(errors, "email", lambda: normalize_email(admin_email))
+    weakness = passwords.weakness(password, [organization_name, member_name, email])
+    if weakness:
+        errors.append(FieldError("password", weakness))
+    if errors:
+        raise Invalid(errors)
+    admin = Member(name=member_name, email=email, email_folded=fold(email), role=Role.ADMIN)
+    return Organization(name=organization_name), admin
 
 
 def _free_slug(session: Session, name: str) -> str:

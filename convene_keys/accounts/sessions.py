@@ -1,24 +1,20 @@
 """Sessions, kept on the server: begun, looked up, ended."""
 
-import hashlib
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, Select, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from convene_keys import clock
 from convene_keys.accounts.authorization import acting
+from convene_keys.accounts.links import digest
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, record
 from convene_keys.db.session import transaction
 from convene_keys.mail import notices
-from convene_keys.models import (
-    Member,
-    Role,
-    SignInSession,
-)
+from convene_keys.models import Member, Role, SignInSession
 from convene_keys.text import redact
 
 RECENT_FOR = timedelta(minutes=30)
@@ -29,17 +25,10 @@ def session_of(
     session: Session, token: str, *, idle: timedelta, most: timedelta
 ) -> SignInSession | None:
     """The living session that `token` opens, with its member and organization."""
-    now = clock.now()
     return session.scalar(
-        select(SignInSession)
+        _living(idle, most)
         .join(SignInSession.member)
-        .where(
-            SignInSession.digest == digest(token),
-            SignInSession.ended_at.is_(None),
-            SignInSession.last_seen_at > now - idle,
-            SignInSession.created_at > now - most,
-            Member.disabled_at.is_(None),
-        )
+        .where(SignInSession.digest == digest(token), Member.disabled_at.is_(None))
         .options(joinedload(SignInSession.member).joinedload(Member.organization))
     )
 
@@ -54,6 +43,15 @@ def why_ended(session: Session, token: str, *, idle: timedelta, most: timedelta)
     if found.ended_at is None and found.created_at <= clock.now() - most:
         return f"You were signed out {_span(most)} after you signed in."
     return "You were signed out."
+
+
+def _living(idle: timedelta, most: timedelta) -> Select[SignInSession]:
+    now = clock.now()
+    return select(SignInSession).where(
+        SignInSession.ended_at.is_(None),
+        SignInSession.last_seen_at > now - idle,
+        SignInSession.created_at > now - most,
+    )
 
 
 def _span(time: timedelta) -> str:
@@ -72,12 +70,9 @@ def note_seen(session_id: int, last_seen_at: datetime) -> bool:
     """Keep that a session is in use, at most once a minute; whether anything was written."""
     if clock.now() - last_seen_at < SEEN_EVERY:
         return False
+    this = update(SignInSession).where(SignInSession.id == session_id)
     with transaction() as session:
-        session.execute(
-            update(SignInSession)
-            .where(SignInSession.id == session_id)
-            .values(last_seen_at=clock.now())
-        )
+        session.execute(this.values(last_seen_at=clock.now()))
     return True
 
 
@@ -101,15 +96,9 @@ def sessions(
     session: Session, member_id: int, *, idle: timedelta, most: timedelta
 ) -> Sequence[SignInSession]:
     """The member's living sessions, the one used last first."""
-    now = clock.now()
     return session.scalars(
-        select(SignInSession)
-        .where(
-            SignInSession.member_id == member_id,
-            SignInSession.ended_at.is_(None),
-            SignInSession.last_seen_at > now - idle,
-            SignInSession.created_at > now - most,
-        )
+        _living(idle, most)
+        .where(SignInSession.member_id == member_id)
         .order_by(SignInSession.last_seen_at.desc(), SignInSession.id.desc())
         .limit(50)
     ).all()
@@ -134,13 +123,6 @@ def begin_session(session: Session, member: Member, origin: Origin) -> str:
     return token
 
 
-def end_matching_sessions(session: Session, *conditions: object) -> None:
-    session.execute(
-        update(SignInSession)
-        .where(SignInSession.ended_at.is_(None), *conditions)  # type: ignore[arg-type]
-        .values(ended_at=clock.now())
-    )
-
-
-def digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+def end_matching_sessions(session: Session, *conditions: ColumnElement[bool]) -> None:
+    living = update(SignInSession).where(SignInSession.ended_at.is_(None), *conditions)
+    session.execute(living.values(ended_at=clock.now()))

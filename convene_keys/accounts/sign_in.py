@@ -10,11 +10,8 @@ from sqlalchemy.orm import Session, joinedload
 from convene_keys import clock
 from convene_keys.accounts import links, passwords
 from convene_keys.accounts.authorization import changing_team
-from convene_keys.accounts.sessions import (
-    begin_session,
-    digest,
-    end_matching_sessions,
-)
+from convene_keys.accounts.links import digest
+from convene_keys.accounts.sessions import begin_session, end_matching_sessions
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, record
 from convene_keys.audit.log import network as network_of
@@ -124,16 +121,12 @@ def change_password(
     require_strong("new_password", new, member.name, member.email, member.organization.name)
     hashed = passwords.hash_password(new, peppers)
     with changing_team(actor, Role.VIEWER) as session:
-        session.execute(
-            update(Member).where(Member.id == actor.member_id).values(password_hash=hashed)
-        )
-        end_matching_sessions(
-            session, SignInSession.member_id == actor.member_id, SignInSession.id != session_id
-        )
+        member = session.get_one(Member, actor.member_id)
+        member.password_hash = hashed
+        theirs = SignInSession.member_id == member.id
+        end_matching_sessions(session, theirs, SignInSession.id != session_id)
         record(session, actor, Action.MEMBER_PASSWORD_CHANGED)
-        links.withdraw(
-            session, actor, SignInLink.member_id == actor.member_id, reason="a new password"
-        )
+        links.withdraw(session, actor, SignInLink.member_id == member.id, reason="a new password")
         notices.password_changed(session, actor)
 
 
@@ -164,17 +157,15 @@ def _count(session: Session, email_digest: bytes, network: str, *, known: bool) 
 def _of_email(session: Session, email_folded: str, network: str) -> tuple[Member | None, bool]:
     """Who signs in with an email, and whether they did from this network lately."""
     member = session.scalar(select(Member).where(Member.email_folded == email_folded))
-    return member, member is not None and _knows(session, member.id, network)
-
-
-def _knows(session: Session, member_id: int, network: str) -> bool:
-    """Whether the member signed in from this network lately."""
+    if member is None:
+        return None, False
     addresses = select(SignInSession.ip).where(
-        SignInSession.member_id == member_id,
+        SignInSession.member_id == member.id,
         SignInSession.created_at > clock.now() - notices.PLACES_KNOWN_FOR,
         SignInSession.ip.is_not(None),
     )
-    return network in {network_of(ip) for ip in session.scalars(addresses.distinct()) if ip}
+    known = {network_of(ip) for ip in session.scalars(addresses.distinct()) if ip}
+    return member, network in known
 
 
 def _check_tries(session: Session, most: int, *which: ColumnElement[bool]) -> None:

@@ -90,9 +90,9 @@ def findings(session: Session, organization_id: int) -> Sequence[Finding]:
 
 
 def run(session: Session, organization_id: int) -> CheckUp:
-    """Look everything over, as it is now: a handful of statements, whatever there is."""
+    """Check everything as it is now, in a handful of statements however many keys there are."""
     now, organization = clock.now(), session.get_one(Organization, organization_id)
-    rows = session.execute(_looked_at(organization_id, now)).all()
+    rows = session.execute(_working_keys(organization_id, now)).all()
     rows = sorted(rows, key=lambda row: (row.name_folded, row.id))
     working = [row for row in rows if not _maker_gone(row)]
     concerned: dict[Kind, list[Concerned]] = {
@@ -156,8 +156,8 @@ def apply_fix(actor: Actor, kind: Kind, key_ids: Iterable[int]) -> tuple[list[st
         return fixed, [key.name for key in rows if key.id not in still]
 
 
-def _looked_at(organization_id: int, now: datetime) -> Any:
-    """What the rules need to know of each key, in one statement that walks indices."""
+def _working_keys(organization_id: int, now: datetime) -> Any:
+    """What the rules need to know of each key, in one statement that uses indices."""
     used = select(func.min(KeyUse.first_at)).where(KeyUse.key_id == ApiKey.id)
     returned = select(func.max(KeyUse.returned_at)).where(KeyUse.key_id == ApiKey.id)
     return (

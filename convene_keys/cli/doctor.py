@@ -28,28 +28,28 @@ YEARS = range(2026, 2100)
 CLOCKS_APART_MAX = 5  # seconds
 
 
-class Verdict(StrEnum):
+class Level(StrEnum):
     OK = "ok"
     WARNING = "warning"  # worth knowing, and no reason to stop
     FAILED = "failed"
 
 
 @dataclass(frozen=True)
-class Finding:
-    verdict: Verdict
+class Result:
+    level: Level
     text: str
 
 
-def _ok(text: str) -> Finding:
-    return Finding(Verdict.OK, text)
+def _ok(text: str) -> Result:
+    return Result(Level.OK, text)
 
 
-def _warning(text: str) -> Finding:
-    return Finding(Verdict.WARNING, text)
+def _warning(text: str) -> Result:
+    return Result(Level.WARNING, text)
 
 
-def _failed(text: str) -> Finding:
-    return Finding(Verdict.FAILED, text)
+def _failed(text: str) -> Result:
+    return Result(Level.FAILED, text)
 
 
 @click.command("doctor", cls=Command)
@@ -57,19 +57,19 @@ def _failed(text: str) -> Finding:
 @with_appcontext
 def doctor(context: click.Context) -> None:
     """Check configuration, secrets, database, clock, limits, leak reports, mail and proxy; exit code 5 if one fails."""
-    verdicts = set()
+    levels = set()
     for name, check in CHECKS.items():
         try:
-            finding = check()
+            result = check()
         except SQLAlchemyError as error:
-            finding = _failed(f"the database does not answer ({type(error).__name__})")
-        verdicts.add(finding.verdict)
-        click.echo(f"{finding.verdict:<8} {name}: {finding.text}")
-    if Verdict.FAILED in verdicts:
+            result = _failed(f"the database does not answer ({type(error).__name__})")
+        levels.add(result.level)
+        click.echo(f"{result.level:<8} {name}: {result.text}")
+    if Level.FAILED in levels:
         context.exit(EXIT_UNSOUND)
 
 
-def configuration() -> Finding:
+def configuration() -> Result:
     address = settings().base_url
     if not settings().secure and urlsplit(address).hostname not in (
         "127.0.0.1",
@@ -80,7 +80,7 @@ def configuration() -> Finding:
     return _ok(f"BASE_URL is {address}")
 
 
-def secrets() -> Finding:
+def secrets() -> Result:
     """Those kept in the instance folder: only their owner may read them."""
     configured, open_to_others = settings(), []
     folder = configured.instance_path
@@ -103,7 +103,7 @@ def secrets() -> Finding:
     return _ok(f"kept in {folder}, for their owner alone" if in_use else "from the environment")
 
 
-def api_keys() -> Finding:
+def api_keys() -> Result:
     """Each is told of in the log, which vouches for that: see `audit verify`."""
     said = select(AuditEvent.id).where(
         AuditEvent.organization_id == ApiKey.organization_id,
@@ -118,7 +118,7 @@ def api_keys() -> Finding:
     return _ok("the log tells of the making of each")
 
 
-def database() -> Finding:
+def database() -> Result:
     with db.engine.connect() as connection:
         now = set(MigrationContext.configure(connection).get_current_heads())
     head = set(ScriptDirectory(current_app.extensions["migrate"].directory).get_heads())
@@ -129,7 +129,7 @@ def database() -> Finding:
     return _ok(f"{kind} answers, and its tables are up to date")
 
 
-def sqlite_version() -> Finding:
+def sqlite_version() -> Result:
     version = sqlite3.sqlite_version_info
     if db.engine.dialect.name != "sqlite":
         return _ok("not in use")
@@ -141,7 +141,7 @@ def sqlite_version() -> Finding:
     )
 
 
-def clocks() -> Finding:
+def clocks() -> Result:
     now = clock.now()
     if now.year not in YEARS:
         return _failed(f"this machine believes it is {now:%d %B %Y}")
@@ -154,7 +154,7 @@ def clocks() -> Finding:
     return _ok(f"{now:%Y-%m-%d %H:%M:%S} UTC")
 
 
-def rate_limits() -> Finding:
+def rate_limits() -> Result:
     rate, shared = settings().key_rate_limit, limits.current().shared
     said = f"a key may call {rate.calls:,} times in {rate.seconds:,} s"
     if shared is None:
@@ -165,7 +165,7 @@ def rate_limits() -> Finding:
     return _ok(f"{said}, counted in Redis for all workers")
 
 
-def leak_reports() -> Finding:
+def leak_reports() -> Result:
     reporters = current_app.extensions.get("leak_reporters")
     if reporters is None:
         return _ok("not taken (LEAK_REPORT_KEYS_URL is not set)")
@@ -175,7 +175,7 @@ def leak_reports() -> Finding:
     return _ok(f"taken when signed with one of {len(reporters)} public keys")
 
 
-def mail() -> Finding:
+def mail() -> Result:
     server = settings().mail_server
     if server is None:
         return _ok(f"off (MAIL_URL is not set); people write to {settings().support_email}")
@@ -192,7 +192,7 @@ def mail() -> Finding:
     return _ok(f"{where} takes mail from {settings().mail_from}")
 
 
-def proxy() -> Finding:
+def proxy() -> Result:
     hops = settings().trusted_proxies
     if hops:
         return _ok(f"addresses are believed from {hops} in front (TRUSTED_PROXIES)")
@@ -204,7 +204,7 @@ def proxy() -> Finding:
     return _ok("none; addresses are those of the connections")
 
 
-CHECKS: dict[str, Callable[[], Finding]] = {
+CHECKS: dict[str, Callable[[], Result]] = {
     "configuration": configuration,
     "secrets": secrets,
     "database": database,

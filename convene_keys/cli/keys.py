@@ -107,7 +107,7 @@ def scan_files(context: click.Context, paths: tuple[Path, ...]) -> None:
         click.echo(_shown(line), err=True)
 
     found = False
-    every = (one for path in paths for one in scanner.look(path, complain))
+    every = (one for path in paths for one in scanner.scan(path, complain))
     for some in _batches(every):
         known = reports.known(db.session(), {one.token for one in some}, settings().key_peppers)
         for one in some:

@@ -39,6 +39,8 @@ def _one_line() -> Iterator[None]:
 
 
 class Command(click.Command):
+    """A command that fails with one line."""
+
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with _one_line():
             return super().make_context(*args, **kwargs)
@@ -48,18 +50,10 @@ class Command(click.Command):
             return super().invoke(ctx)
 
 
-class Group(AppGroup):
+class Group(Command, AppGroup):
     """A group whose commands run within the application and fail with one line."""
 
     command_class = Command
-
-    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        with _one_line():
-            return super().make_context(*args, **kwargs)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with _one_line():
-            return super().invoke(ctx)
 
 
 class Moment(click.ParamType[datetime]):

@@ -38,7 +38,7 @@ class Found:
     token: str
 
 
-def look(path: Path, complain: Complain) -> Iterator[Found]:
+def scan(path: Path, complain: Complain) -> Iterator[Found]:
     """What is in a file, or in a folder with all below it and the git history that it has part in.
 
     Links below `path` are not followed. `complain` gets a line for each thing that can't be read.

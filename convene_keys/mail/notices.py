@@ -1,4 +1,4 @@
-"""Mail about what happened: written beside it in the same transaction, sent later by the postman."""
+"""Mail about what happened: written in the same transaction, sent later by the outbox worker."""
 
 import logging
 import re

@@ -12,9 +12,7 @@ from sqlalchemy.orm import Session
 
 from convene_keys import clock
 from convene_keys.errors import Conflict, NotFound
-from convene_keys.markets.queries import (
-    LISTINGS,
-)
+from convene_keys.markets.queries import LISTINGS
 from convene_keys.models import ApplicationStatus, Booking, BookingStatus, VendorApplication
 
 Kind = TypeVar("Kind", Booking, VendorApplication)
@@ -26,7 +24,7 @@ _DECIDED: dict[type[Any], tuple[str, ...]] = {
 
 
 def get_for_update(session: Session, model: type[Kind], organization_id: int, number: int) -> Kind:
-    """The organization's own, to change it; nobody else does meanwhile. Raises as `look` does."""
+    """The organization's own, to change it; nobody else does meanwhile. Raises `NotFound`."""
     row = session.scalar(
         select(model)
         .where(model.organization_id == organization_id, model.id == number)
@@ -95,7 +93,11 @@ def remind_application(application: VendorApplication) -> None:
 
 def state(row: Booking | VendorApplication) -> dict[str, Any]:
     """What a decision may change of a row, as JSON."""
-    return {name: _as_json(getattr(row, name)) for name in _DECIDED[type(row)]}
+    values = {name: getattr(row, name) for name in _DECIDED[type(row)]}
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in values.items()
+    }
 
 
 def restore(row: Booking | VendorApplication, state: Mapping[str, Any]) -> None:
@@ -103,7 +105,3 @@ def restore(row: Booking | VendorApplication, state: Mapping[str, Any]) -> None:
     for name, value in state.items():
         moment = name.endswith("_at") and value is not None
         setattr(row, name, datetime.fromisoformat(value) if moment else value)
-
-
-def _as_json(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else value

@@ -187,7 +187,7 @@ def test_file_that_may_not_be_read_is_told() -> None:
     code = (
         "import os, sys; from pathlib import Path; from convene_keys.leaks import scanner as scan\n"
         "os.getuid() or os.setuid(65534)\n"
-        "print(list(scan.look(Path(sys.argv[1]), print)))"
+        "print(list(scan.scan(Path(sys.argv[1]), print)))"
     )
     # Not in pytest's own folder, into which nobody else is let.
     with tempfile.TemporaryDirectory(prefix="locked-") as folder:
