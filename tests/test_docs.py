@@ -19,7 +19,11 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_every_setting_is_in_the_table_and_no_other() -> None:
-    read = set(re.findall(r'(?:read|_secret)\((?:read, )?"([A-Z_]+)"', inspect.getsource(config)))
+    read = set(
+        re.findall(
+            r'(?:read|read\.optional|_secret)\((?:read, )?"([A-Z_]+)"', inspect.getsource(config)
+        )
+    )
     read |= set(re.findall(r"read\('([A-Z_]+)'", inspect.getsource(config)))
     documented = set(re.findall(r"^\| `([A-Z_]+)` \|", SETTINGS, re.MULTILINE))
     assert "DATABASE_URL" in read
