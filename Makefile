@@ -49,7 +49,7 @@ test: .venv/tests ## Set up what the tests need, then run every test
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
 
 test-quick: .venv/tests ## What tells most while you write: SQLite alone, no browser and no server
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not soak and not browser and not slow" -k "not postgresql"
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not soak and not slow" -k "not postgresql"
 
 soak: .venv/tests ## Run the long forms of the tests, and print what they measured
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m soak --durations=0 -rfEP

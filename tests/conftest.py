@@ -55,10 +55,47 @@ class CompiledOnce(Rule):
 Flask.url_rule_class = CompiledOnce
 
 
+# Files of tests that start the product itself, other servers or programs.
+SLOW = {
+    "test_access",
+    "test_attack",
+    "test_audit_keys",
+    "test_backups",
+    "test_bridge",
+    "test_bundle",
+    "test_config",
+    "test_crashes",
+    "test_deploy",
+    "test_docs",
+    "test_failover",
+    "test_makefile",
+    "test_move",
+    "test_nginx",
+    "test_official_client",
+    "test_outbox",
+    "test_proxies",
+    "test_request_body",
+    "test_revocation",
+    "test_rotation",
+    "test_scanner",
+    "test_schemathesis",
+    "test_seals",
+    "test_traffic",
+    "test_weight",
+    "test_worst_input",
+    "test_migrations",
+}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave what `pages` marks to SQLite in each run, and to both databases in `make soak`."""
+    """Leave what `pages` marks to SQLite in each run, and to both databases in `make soak`.
+
+    What starts servers or browsers is slow: `make test-quick` leaves it out.
+    """
     for item in items:
+        if "browser" in item.path.parts or item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
         given = getattr(item, "callspec", None)
         if given and item.get_closest_marker("pages") and "postgresql" in given.params.values():
             item.add_marker(pytest.mark.soak)
@@ -190,8 +227,7 @@ def app(shared: Shared) -> Iterator[Flask]:
         yield app
         db.session.remove()
         kept = db.engine.pool.checkedout()
-        if kept:
-            db.engine.dispose()  # the next test begins with a pool of its own
+        db.engine.dispose()  # the next test begins with connections of its own
         assert kept == 0, "a request kept its connection"
 
 
