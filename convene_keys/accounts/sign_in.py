@@ -1,10 +1,11 @@
 """Signing in: passwords checked, tries counted for all workers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, LargeBinary, String, bindparam, delete, func, select, update
 from sqlalchemy.orm import Session, joinedload
 
 from convene_keys import clock
@@ -15,7 +16,9 @@ from convene_keys.accounts.sessions import begin_session, end_matching_sessions
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, record
 from convene_keys.audit.log import network as network_of
-from convene_keys.db.session import db, serialize, transaction
+from convene_keys.db.session import db, raw_connection, serialize, transaction
+from convene_keys.db.statements import CompiledStatement
+from convene_keys.db.types import UTCDateTime
 from convene_keys.errors import FieldError, Invalid, NotFound, TooMany
 from convene_keys.mail import notices
 from convene_keys.models import Member, Outcome, Role, SignInAttempt, SignInLink, SignInSession
@@ -35,16 +38,17 @@ def sign_in(email: str, password: str, origin: Origin, peppers: Sequence[str]) -
     member, and `TooMany` after too many tries.
     """
     email_folded = fold(email.replace("\0", "").strip())  # PostgreSQL keeps no null bytes
-    try:  # before anything is locked or written, since a flood comes this far
-        of_network = SignInAttempt.network == origin.network
-        _check_tries(db.session(), TRIES_PER_NETWORK, of_network)
-    except TooMany:
-        if not _of_email(db.session(), email_folded, origin.network)[1]:
-            raise
+
+    def known() -> bool:
+        return _is_known(db.session(), email_folded, origin.network)
+
+    # Before anything is locked or written, since a flood comes this far.
+    _check_tries(db.session(), digest(email_folded), origin.network, known)
     with transaction() as session:
-        member, known = _of_email(session, email_folded, origin.network)
-        _count(session, digest(email_folded), origin.network, known=known)
-        stored = member.password_hash if member else None
+        _count(session, digest(email_folded), origin.network, known)
+        stored = session.scalar(
+            select(Member.password_hash).where(Member.email_folded == email_folded)
+        )
     fitting = passwords.fits(password, stored, peppers)
     renewed = None
     if fitting and stored is not None and passwords.is_outdated(stored, peppers):
@@ -93,7 +97,7 @@ def check_password(
     """
     where = f"session {session_id}"
     with transaction() as session:
-        _count(session, b"", where, known=True)
+        _count(session, b"", where, known=lambda: True)
         stored = session.scalar(select(Member.password_hash).where(Member.id == member.id))
     fitting = passwords.fits(password, stored, peppers)
     with transaction() as session:
@@ -137,48 +141,74 @@ def require_strong(field: str, password: str, *words: str) -> None:
         raise Invalid([FieldError(field, weakness)])
 
 
-def _count(session: Session, email_digest: bytes, network: str, *, known: bool) -> None:
+def _count(session: Session, email_digest: bytes, network: str, known: Callable[[], bool]) -> None:
     """Count a try before it is made, so that many at once can't slip through.
 
-    To one who is `known` there, others' tries elsewhere, or for other accounts, don't matter.
-    Raises `TooMany`.
+    Raises `TooMany` as `_check_tries` does.
     """
     now = clock.now()
     serialize(session, "sign-in")
     session.execute(delete(SignInAttempt).where(SignInAttempt.at <= now - WINDOW))
-    account, address = SignInAttempt.email_digest == email_digest, SignInAttempt.network == network
-    _check_tries(session, TRIES_PER_ACCOUNT_AND_NETWORK, account, address)
-    if not known:
-        _check_tries(session, TRIES_PER_NETWORK, address)
-        _check_tries(session, TRIES_PER_ACCOUNT, account)
+    _check_tries(session, email_digest, network, known)
     session.add(SignInAttempt(at=now, email_digest=email_digest, network=network))
 
 
-def _of_email(session: Session, email_folded: str, network: str) -> tuple[Member | None, bool]:
-    """Who signs in with an email, and whether they did from this network lately."""
-    member = session.scalar(select(Member).where(Member.email_folded == email_folded))
-    if member is None:
-        return None, False
-    addresses = select(SignInSession.ip).where(
-        SignInSession.member_id == member.id,
-        SignInSession.created_at > clock.now() - notices.PLACES_KNOWN_FOR,
-        SignInSession.ip.is_not(None),
+def _check_tries(
+    session: Session, email_digest: bytes, network: str, known: Callable[[], bool]
+) -> None:
+    """Raises `TooMany` when too many tries were made in the last 15 minutes.
+
+    To one who is `known` there, others' tries elsewhere, or for other accounts, don't matter.
+    """
+    now = clock.now()
+    tries = raw_connection(session).first(
+        _TRIES, since=now - WINDOW, email_digest=email_digest, network=network
     )
-    known = {network_of(ip) for ip in session.scalars(addresses.distinct()) if ip}
-    return member, network in known
-
-
-def _check_tries(session: Session, most: int, *which: ColumnElement[bool]) -> None:
-    """Raises `TooMany` when `most` tries of these were made in the last 15 minutes."""
-    tries, first = session.execute(
-        select(func.count(), func.min(SignInAttempt.at)).where(
-            SignInAttempt.at > clock.now() - WINDOW, *which
-        )
-    ).one()
-    if tries >= most:
-        wait = math.ceil((first + WINDOW - clock.now()).total_seconds())
+    assert tries is not None  # noqa: S101  counts are one row
+    first = None
+    if tries.here >= TRIES_PER_ACCOUNT_AND_NETWORK:
+        first = tries.first_here
+    elif tries.of_network >= TRIES_PER_NETWORK and not known():
+        first = tries.first_of_network
+    elif tries.of_account >= TRIES_PER_ACCOUNT and not known():
+        first = tries.first_of_account
+    if first is not None:
+        wait = math.ceil((first + WINDOW - now).total_seconds())
         minutes = "a minute" if wait <= 60 else f"{math.ceil(wait / 60)} minutes"
         raise TooMany(f"There were too many tries. Please wait {minutes}.", retry_after=wait)
+
+
+def _tries() -> CompiledStatement:
+    """How many tries there were, and the first: for the account here, anyone's here, its anywhere."""
+    account = SignInAttempt.email_digest == bindparam("email_digest", type_=LargeBinary())
+    network = SignInAttempt.network == bindparam("network", type_=String())
+    since = SignInAttempt.at > bindparam("since", type_=UTCDateTime())
+    columns: list[ColumnElement[Any]] = []
+    for name, tries in {
+        "here": account & network,
+        "of_network": network,
+        "of_account": account,
+    }.items():
+        columns.append(func.count().filter(tries).label(name))
+        columns.append(func.min(SignInAttempt.at).filter(tries).label(f"first_{name}"))
+    return CompiledStatement(select(*columns).where(since, account | network))
+
+
+_TRIES = _tries()
+
+
+def _is_known(session: Session, email_folded: str, network: str) -> bool:
+    """Whether the member with this email signed in from this network lately."""
+    addresses = (
+        select(SignInSession.ip)
+        .join(SignInSession.member)
+        .where(
+            Member.email_folded == email_folded,
+            SignInSession.created_at > clock.now() - notices.PLACES_KNOWN_FOR,
+            SignInSession.ip.is_not(None),
+        )
+    )
+    return network in {network_of(ip) for ip in session.scalars(addresses.distinct()) if ip}
 
 
 def _forget_tries(session: Session, email_folded: str) -> None:
