@@ -22,7 +22,7 @@ from convene_keys.web import (
     styleguide,
     team,
 )
-from convene_keys.web.respond import WORDS, NoIndentation, asset_version, navigation, problem_page
+from convene_keys.web.respond import WORDS, NoIndentation, navigation, problem_page
 from convene_keys.web.signed_in import load
 
 __all__ = ["WORDS", "init_app", "problem_page"]
@@ -39,8 +39,6 @@ def init_app(app: Flask) -> None:
     formats.init_app(app)
     static.init_app(app)
     app.jinja_env.add_extension(NoIndentation)
-    # Globals, since imported macros see nothing else.
-    app.jinja_env.globals["asset_version"] = asset_version(app)
     configured = app.config["SETTINGS"]
 
     @app.context_processor

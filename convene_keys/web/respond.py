@@ -1,14 +1,11 @@
 """How a view answers: the fragment that changed to HTMX, a whole page or a redirect to a browser."""
 
-import hashlib
 import json
 import re
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from flask import (
-    Flask,
     Response,
     flash,
     make_response,
@@ -154,15 +151,6 @@ def navigation() -> list[tuple[str, str, str, bool]]:
         (endpoint, label, icon, here == endpoint or (area == blueprint and area != "data"))
         for endpoint, label, icon, area in _AREAS
     ]
-
-
-def asset_version(app: Flask) -> str:
-    """Changes whenever a static file does, so that browsers may keep them for a year."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(app.static_folder or "").rglob("*")):
-        if path.is_file():
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:10]
 
 
 def _toast(message: str, kind: str) -> str:

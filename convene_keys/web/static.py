@@ -1,6 +1,7 @@
 """Stylesheet, scripts and icons as they are served: compressed, and kept by browsers for a year."""
 
 import gzip
+import hashlib
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +16,8 @@ PACKED = (".css", ".js", ".svg")
 
 
 def init_app(app: Flask) -> None:
+    # A global, since imported macros see nothing else; looked up, since each icon needs one.
+    app.jinja_env.globals["assets"] = _addresses(app)
     folder, plain = Path(app.static_folder or ""), app.view_functions["static"]
     names = {
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in PACKED
@@ -30,6 +33,26 @@ def init_app(app: Flask) -> None:
         return response
 
     app.view_functions["static"] = static
+
+
+def _addresses(app: Flask) -> dict[str, str]:
+    """The address of each file by its name in the folder.
+
+    One at the top carries a version, which changes whenever any file does: browsers may keep it for
+    a year. Those of others, in folders, have it in their names.
+    """
+    folder, digest = Path(app.static_folder or ""), hashlib.sha256()
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        digest.update(path.read_bytes())
+    version = digest.hexdigest()[:10]
+    return {
+        path.relative_to(folder).as_posix(): (
+            f"{app.static_url_path}/{path.relative_to(folder).as_posix()}"
+            + (f"?v={version}" if path.parent == folder else "")
+        )
+        for path in files
+    }
 
 
 def _send(path: Path) -> Response:
