@@ -88,7 +88,8 @@ def product(name: str, database_url: str) -> Iterator[Contestant]:
 @contextlib.contextmanager
 def yardstick(name: str, where: str, header: str, folder: Path) -> Iterator[Contestant]:
     environ = {"BENCH_FOLDER": str(folder)}
-    command = [str(BENCH_PYTHON.parent / "gunicorn"), *gunicorn_options(), "--chdir=bench", where]
+    options = [*gunicorn_options(), "--worker-class=gthread", "--chdir=bench"]
+    command = [str(BENCH_PYTHON.parent / "gunicorn"), *options, where]
     with (
         serving(command, **environ) as server,
         processor(BENCH_PYTHON, where, "/bookings", header, **environ) as calls,

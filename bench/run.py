@@ -9,13 +9,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import call, checkup, growth, scan, tool
+from bench import attack, call, checkup, growth, scan, tool
 from bench.report import report
 from bench.servers import ROOT, postgresql
 
 PARTS = {
     "call": call.measure,
     "tool": tool.measure,
+    "attack": attack.measure,
     "scan": scan.measure,
     "checkup": checkup.measure,
     "growth": growth.measure,

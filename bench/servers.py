@@ -108,14 +108,13 @@ def install(database_url: str) -> Installation:
 
 
 def gunicorn_options(**changes: object) -> list[str]:
-    """The product's own settings of gunicorn, for whomever it serves.
+    """The product's own settings of gunicorn, for whomever it serves, but for its kind of worker.
 
     Each answer has its line in an access log, which goes nowhere. Workers live on: else the
     quickest, which has served its 10,000 soonest, would start afresh every other second.
     """
     deployed = runpy.run_path(str(ROOT / "deploy/gunicorn.conf.py"))
     options = {
-        "worker-class": deployed["worker_class"],
         "workers": deployed["workers"],
         "threads": deployed["threads"],
         "worker-tmp-dir": deployed["worker_tmp_dir"],
