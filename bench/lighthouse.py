@@ -31,7 +31,7 @@ def main() -> None:
         for path in PAGES:
             for device in ("phone", "desktop"):
                 headers = {} if path == "/login" else {"Cookie": cookies}
-                report = _run(chromium, server.url + path, device, headers)
+                report = run_once(chromium, server.url + path, device, headers)
                 scores = [report["categories"][name]["score"] for name in CATEGORIES]
                 print(f"| {path}, {device} | {' | '.join(f'{score:.2f}' for score in scores)} |")
                 perfect &= all(score == 1 for score in scores)
@@ -49,7 +49,7 @@ def _sign_in(server: Server, email: str, password: str) -> str:
         return visitor.cookies
 
 
-def _run(chromium: str, url: str, device: str, headers: dict[str, str]) -> dict[str, Any]:
+def run_once(chromium: str, url: str, device: str, headers: dict[str, str]) -> dict[str, Any]:
     """Lighthouse's report on one page; now and then it misses a load's beginning and is run again."""
     for _ in range(TRIES):
         done = subprocess.run(  # noqa: S603

@@ -35,7 +35,7 @@ def start(app: Flask, *, every: float = EVERY) -> Callable[[], None]:
 
 def write(*, all_of_them: bool = False) -> None:
     """Write down the tries that this process has counted since the last time."""
-    for note, count in current().tries(all_of_them=all_of_them):
+    for note, count in current().due_tries(all_of_them=all_of_them):
         with transaction() as session:
             note(session, count)
 
@@ -100,52 +100,52 @@ class Limits:
             # Installations may share a Redis. Of the peppers, the oldest stays when one is added.
             prefix = f"convene:{config.pepper_id(settings.key_peppers[-1])}"
             self.shared = Shared(settings.redis_url, prefix)
-        self._calls = _Window("calls", settings.key_rate_limit, self.shared)
-        self._failures = _Window("failures", FAILURES, self.shared, most=NETWORKS_MAX)
-        self._known: dict[int, None] = {}
+        self.calls = Window("calls", settings.key_rate_limit, self.shared)
+        self.failures = Window("failures", FAILURES, self.shared, most=NETWORKS_MAX)
+        self.known: dict[int, None] = {}
         self._refused: Counter[int] = Counter()
         self._tries: dict[int, Tries] = {}
         self._lock = threading.Lock()
 
-    def admit(self, network: str, token: str) -> None:
+    def check_network(self, network: str, token: str) -> None:
         """Raises `TooMany` when calls from `network` failed too often, asking nobody.
 
         A key that worked before is let through: strangers can't lock it out of a shared address.
         """
-        left = self._failures.spent(network)
-        if left and hash(token) not in self._known:
+        left = self.failures.seconds_left(network)
+        if left and hash(token) not in self.known:
             raise _too_many_failures(left)
 
-    def fail(self, network: str) -> None:
+    def count_failure(self, network: str) -> None:
         """Count a call without a key that is known. Raises `TooMany` past the limit."""
-        standing = self._failures.hit(network)
+        standing = self.failures.count(network)
         if standing.exceeded:
             raise _too_many_failures(standing.left)
 
-    def hit(self, key_id: int, token: str) -> Standing:
+    def count_call(self, key_id: int, token: str) -> Standing:
         """Count a call of a working key. The answer's headers will tell of it."""
         known = hash(token)  # 64 bits under a secret of this process, and no way back to the key
-        if known not in self._known:
+        if known not in self.known:
             with self._lock:
-                self._known[known] = None
-                if len(self._known) > KNOWN_MAX:
-                    del self._known[next(iter(self._known))]
-        g.rate_limit = standing = self._calls.hit(str(key_id))
+                self.known[known] = None
+                if len(self.known) > KNOWN_MAX:
+                    del self.known[next(iter(self.known))]
+        g.rate_limit = standing = self.calls.count(str(key_id))
         return standing
 
-    def note_try(self, key_id: int, token: str, note: Note) -> int:
+    def count_try(self, key_id: int, token: str, note: Note) -> int:
         """Count a try of a key that no longer works; how many to write down now with `note`, if any.
 
-        The first at once, those of the next minute together when it is over: see `tries`.
+        The first at once, those of the next minute together when it is over: see `due_tries`.
         """
         now = clock.now()
         with self._lock:
-            self._known.pop(hash(token), None)
+            self.known.pop(hash(token), None)
             tries = self._tries.setdefault(key_id, Tries(now, note))
             tries.count, tries.note = tries.count + 1, note
             return tries.take() if now >= tries.due else 0
 
-    def tries(self, *, all_of_them: bool = False) -> list[tuple[Note, int]]:
+    def due_tries(self, *, all_of_them: bool = False) -> list[tuple[Note, int]]:
         """What of the tries is to be written down now, and with what."""
         now, found = clock.now(), []
         with self._lock:
@@ -156,11 +156,11 @@ class Limits:
                     del self._tries[key_id]
         return found
 
-    def refuse(self, key_id: int) -> int:
+    def count_refusal(self, key_id: int) -> int:
         """Count a refused call; how many there were that nobody was told of, this one included."""
         return max(1, self._untold(key_id, 1))  # Redis may have forgotten some meanwhile
 
-    def tell(self, key_id: int, count: int) -> None:
+    def mark_reported(self, key_id: int, count: int) -> None:
         """`count` refused calls have been told of."""
         if count:
             self._untold(key_id, -count)
@@ -185,7 +185,7 @@ class Shared:
         from redis.retry import Retry
 
         self._errors = (redis.RedisError, OSError)
-        self._client = redis.Redis.from_url(
+        self.client = redis.Redis.from_url(
             url,
             protocol=2,
             socket_timeout=TIMEOUT,
@@ -193,35 +193,35 @@ class Shared:
             retry=Retry(NoBackoff(), 0),
         )
         self._prefix = prefix
-        self._away_until = 0.0  # 0: it is there
+        self.away_until = 0.0  # 0: it is there
         self._warned = -math.inf
         self._lock = threading.Lock()
 
     def add(self, name: str, amount: int, seconds: int) -> int | None:
         """The count of `name` with `amount` added, kept for `seconds`; None while Redis is away."""
         began = time.monotonic()
-        if self._away_until:
+        if self.away_until:
             with self._lock:
-                if began < self._away_until:
+                if began < self.away_until:
                     return None
-                self._away_until = began + TRY_AGAIN  # one caller tries, the others go on
+                self.away_until = began + TRY_AGAIN  # one caller tries, the others go on
         try:
-            pipeline = self._client.pipeline()  # one round trip
+            pipeline = self.client.pipeline()  # one round trip
             pipeline.incrby(f"{self._prefix}:{name}", amount)
             pipeline.expire(f"{self._prefix}:{name}", seconds)
             count = int(pipeline.execute()[0])
         except self._errors as error:
             self._note_away(began, error)
             return None
-        if self._away_until:
-            self._away_until = 0.0
+        if self.away_until:
+            self.away_until = 0.0
             log.warning("Redis is back: calls are counted for all workers together again")
         return count
 
     def ping(self) -> str | None:
         """What is wrong with Redis; None when it answers."""
         try:
-            self._client.ping()
+            self.client.ping()
         except self._errors as error:
             return type(error).__name__
         return None
@@ -230,7 +230,7 @@ class Shared:
         now = time.monotonic()
         with self._lock:
             # A Redis that hangs costs one call TIMEOUT; that must stay rare among all calls.
-            self._away_until = now + max(TRY_AGAIN, 20 * (now - began))
+            self.away_until = now + max(TRY_AGAIN, 20 * (now - began))
             if now - self._warned < WARN_EVERY:
                 return
             self._warned = now
@@ -238,7 +238,7 @@ class Shared:
         log.warning("Redis is away (%s): each worker counts for itself", type(error).__name__)
 
 
-class _Window:
+class Window:
     """Counts by name in the current window; those of the last one are dropped when it ends."""
 
     def __init__(
@@ -246,32 +246,32 @@ class _Window:
     ) -> None:
         self._kind, self._rate, self._shared, self._most = kind, rate, shared, most
         self._number = 0
-        self._counts: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    def hit(self, name: str) -> Standing:
+    def count(self, name: str) -> Standing:
         number, left = self._now()
         shared = None
         if self._shared is not None:
             shared = self._shared.add(f"{self._kind}:{name}:{number}", 1, self._rate.seconds)
         with self._lock:
             if number != self._number:
-                self._number, self._counts = number, {}
+                self._number, self.counts = number, {}
             slot = self._slot(name)
-            here = self._counts.get(slot, 0)
+            here = self.counts.get(slot, 0)
             count = here + 1 if shared is None else shared
-            self._counts[slot] = max(here, count)  # from where to go on should Redis go away
+            self.counts[slot] = max(here, count)  # from where to go on should Redis go away
         return Standing(self._rate, count, left)
 
-    def spent(self, name: str) -> int:
+    def seconds_left(self, name: str) -> int:
         """Seconds until `name` may come again, as far as this process knows; 0 when it may."""
         number, left = self._now()
         with self._lock:
-            count = self._counts.get(self._slot(name), 0) if number == self._number else 0
+            count = self.counts.get(self._slot(name), 0) if number == self._number else 0
         return left if count >= self._rate.calls else 0
 
     def _slot(self, name: str) -> str:
-        return name if name in self._counts or len(self._counts) < self._most else "others"
+        return name if name in self.counts or len(self.counts) < self._most else "others"
 
     def _now(self) -> tuple[int, int]:
         """The number of the current window, and the whole seconds until it ends, at least 1."""

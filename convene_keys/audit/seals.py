@@ -65,10 +65,12 @@ def keys_of(bind: Engine | Connection) -> tuple[bytes, ...]:
 
 def mac(values: Mapping[str, object], key: bytes) -> bytes:
     """The 32 bytes that vouch for an event: all its columns but the id, which its seal binds."""
-    return _hmac("event", values, COLUMNS, key)
+    return compute_mac("event", values, COLUMNS, key)
 
 
-def _hmac(kind: str, values: Mapping[str, object], columns: Sequence[str], key: bytes) -> bytes:
+def compute_mac(
+    kind: str, values: Mapping[str, object], columns: Sequence[str], key: bytes
+) -> bytes:
     plain = [kind, *[v if isinstance(v := values[c], _PLAIN) else _plain(v) for c in columns]]
     message = json.dumps(plain)
     return hmac.digest(key, message.encode(), "sha256")
@@ -212,7 +214,7 @@ def _close(
         "sealed_at": clock.now(),
     }
     form, key = ("seal of a key", keys[age]) if age < len(keys) else ("seal", keys[-1])
-    signature = _hmac(form, values, SIGNED_COLUMNS, key)
+    signature = compute_mac(form, values, SIGNED_COLUMNS, key)
     session.add(AuditSeal(**values, signature=signature, entries=entries))
     return len(events)
 
@@ -223,7 +225,7 @@ def is_vouched(event: StoredRow, keys: Sequence[bytes]) -> bool:
 
 def matches(kind: str, row: StoredRow, columns: Sequence[str], found: Any, key: bytes) -> bool:
     try:
-        return hmac.compare_digest(_hmac(kind, row._asdict(), columns, key), found)
+        return hmac.compare_digest(compute_mac(kind, row._asdict(), columns, key), found)
     except TypeError:  # something that is no bytes, or no value of a column: SQLite takes anything
         return False
 

@@ -66,7 +66,7 @@ def _remind(organization_id: int) -> int:
         if session.scalar(told.where(Reminder.at >= today).limit(1)) is not None:
             return 0
         found: dict[ReminderState, list[str]] = {state: [] for state in ReminderState}
-        for key, state in _news(session, organization):
+        for key, state in untold_states(session, organization):
             session.add(Reminder(key_id=key.id, state=state))
             found[state].append(_line(organization, key, state))
         sections = [(TITLES[state], _cut(lines)) for state, lines in found.items() if lines]
@@ -85,7 +85,9 @@ def _remind(organization_id: int) -> int:
         )
 
 
-def _news(session: Session, organization: Organization) -> Sequence[tuple[ApiKey, ReminderState]]:
+def untold_states(
+    session: Session, organization: Organization
+) -> Sequence[tuple[ApiKey, ReminderState]]:
     """Each working key that is in a state of which its members have not been told."""
     now, months = clock.now(), organization.rotate_months
     half = timedelta(days=14 * months)  # of so many months, at the least

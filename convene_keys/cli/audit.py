@@ -73,7 +73,7 @@ def seal(organization_id: int | None) -> None:
 @click.pass_context
 def verify(context: click.Context, organization_id: int | None, file: TextIO | None) -> None:
     """Check every event and seal; exit code 4 when anything is wrong."""
-    known, session = _heads(file) if file else [], db.session()
+    known, session = read_heads(file) if file else [], db.session()
     every = {*session.scalars(select(Organization.id)), *(head.organization for head in known)}
     if organization_id is not None:
         every &= {organization_id}
@@ -106,7 +106,7 @@ def _line(verdict: verification.Verification) -> str:
     )
 
 
-def _heads(file: TextIO) -> Sequence[verification.Head]:
+def read_heads(file: TextIO) -> Sequence[verification.Head]:
     try:
         lines = [json.loads(line) for line in file if line.strip()]
         fields = ("organization", "batch", "last_event_id", "signature")

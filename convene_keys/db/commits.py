@@ -23,7 +23,7 @@ class _Waiting:
         self.news.acquire()
 
 
-class _Queue:
+class WriteQueue:
     """Where one process's writers to a database stand in line."""
 
     def __init__(self, engine: Engine) -> None:
@@ -33,15 +33,15 @@ class _Queue:
         self.waiting, self.led, self.lock = deque[_Waiting](), False, threading.Lock()
 
 
-_queues: WeakKeyDictionary[Engine, _Queue] = WeakKeyDictionary()
+_queues: WeakKeyDictionary[Engine, WriteQueue] = WeakKeyDictionary()
 _queues_lock = threading.Lock()
 os.register_at_fork(after_in_child=_queues.clear)  # a child holds no turn of its parent's
 
 
-def _queue_of(engine: Engine) -> _Queue:
+def queue_of(engine: Engine) -> WriteQueue:
     with _queues_lock:
         if engine not in _queues:
-            _queues[engine] = _Queue(engine)
+            _queues[engine] = WriteQueue(engine)
         return _queues[engine]
 
 
@@ -53,7 +53,7 @@ def turn_of(engine: Engine) -> Iterator[None]:
     Here they queue: the threads of a process for its lock, the processes for a file beside the
     database. The operating system lets go of both when a process dies.
     """
-    queue = _queue_of(engine)
+    queue = queue_of(engine)
     if queue.path is None:
         yield
         return
@@ -62,7 +62,7 @@ def turn_of(engine: Engine) -> Iterator[None]:
 
 
 @contextmanager
-def alone_in_file(queue: _Queue) -> Iterator[None]:
+def alone_in_file(queue: WriteQueue) -> Iterator[None]:
     """Wait until no other process writes to this file."""
     if queue.path is None:
         yield
@@ -85,7 +85,7 @@ def write_together(connection: RawConnection, statements: Sequence[Statement]) -
     writes its own, so that only the one at fault raises.
     """
     connection.rollback()
-    queue, mine = _queue_of(connection.engine), _Waiting(statements)
+    queue, mine = queue_of(connection.engine), _Waiting(statements)
     with queue.lock:
         queue.waiting.append(mine)
         leads, queue.led = not queue.led, True
@@ -103,7 +103,7 @@ def write_together(connection: RawConnection, statements: Sequence[Statement]) -
                 queue.waiting[0].news.release()
 
 
-def _lead(queue: _Queue, connection: RawConnection, mine: _Waiting) -> None:
+def _lead(queue: WriteQueue, connection: RawConnection, mine: _Waiting) -> None:
     """Write for all who wait; `mine` is the first of them."""
     with queue.lock:
         others = [queue.waiting.popleft() for _ in range(len(queue.waiting))][1:]
@@ -121,7 +121,7 @@ def _lead(queue: _Queue, connection: RawConnection, mine: _Waiting) -> None:
         waiting.news.release()
 
 
-def _write(queue: _Queue, connection: RawConnection, batch: Sequence[_Waiting]) -> None:
+def _write(queue: WriteQueue, connection: RawConnection, batch: Sequence[_Waiting]) -> None:
     """One transaction; each statement once, with the parameters of all that have it."""
     parameters: dict[CompiledStatement, list[Values]] = {}
     for waiting in batch:

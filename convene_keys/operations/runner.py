@@ -201,14 +201,14 @@ def _run_as_key(
     it reads one moment of the database, and its event may share a commit with others'.
     """
     limiter = limits.current()
-    limiter.admit(origin.network, token)
+    limiter.check_network(origin.network, token)
     try:
         _require_well_formed(token)
         with transaction() if changes else reading() as within:
             key = authentication.authenticate(connection_of(within), token, peppers)
             refusal = authentication.refusal(key)
             if refusal is None and limited:
-                refusal = _past_limit(limiter.hit(key.id, token))
+                refusal = _past_limit(limiter.count_call(key.id, token))
             if refusal is None:
                 call = Call(within, Actor.of_key(key, origin), _organization_of(key), key)
                 answer = _execute_and_write(action, call, act, token, peppers)
@@ -217,7 +217,7 @@ def _run_as_key(
             raise refusal
     except Problem as problem:
         if isinstance(problem, Unauthenticated):
-            limiter.fail(origin.network)
+            limiter.count_failure(origin.network)
         raise
     except Exception:
         if action is not None:
@@ -272,17 +272,17 @@ def _record_ended_or_limited(key: FoundKey, token: str, origin: Origin, refusal:
             of, code = key.organization_id, refusal.code
             authentication.record_refusal(session, of, key.id, origin, code, count=count, at=at)
 
-        if count := limiter.note_try(key.id, token, note):
+        if count := limiter.count_try(key.id, token, note):
             with transaction() as session:
                 note(session, count)
         return
-    count = limiter.refuse(key.id)
+    count = limiter.count_refusal(key.id)
     with reading() as connection:  # so that a key that runs wild holds no writer up
         told = authentication.is_limit_reported(connection, key)
     if not told:
         with transaction() as session:
             count = authentication.record_limited(session, key, origin, count)
-        limiter.tell(key.id, count)
+        limiter.mark_reported(key.id, count)
 
 
 def _request(method: str, path: str) -> Target:

@@ -40,7 +40,7 @@ BOM = "\ufeff"  # without it, spreadsheets take UTF-8 for something older
 PATIENCE, SLOWEST = 30, 16 * 1024
 
 log = logging.getLogger(__name__)
-_exporting = threading.Lock()  # one export a worker: it takes a thread as long as its client likes
+export_turn = threading.Lock()  # one export a worker: it takes a thread as long as its client likes
 
 
 @dataclass(frozen=True)
@@ -173,11 +173,11 @@ def _take(turn: ExitStack) -> None:
             "You are downloading the audit log already. Please wait until that has ended.",
             retry_after=PATIENCE,
         )
-    if not _exporting.acquire(blocking=False):
+    if not export_turn.acquire(blocking=False):
         raise Unavailable(
             "Somebody else is downloading an audit log. Please try again in a moment."
         )
-    turn.callback(_exporting.release)
+    turn.callback(export_turn.release)
 
 
 def _in_time(lines: Iterator[str]) -> Iterator[str]:

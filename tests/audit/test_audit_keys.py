@@ -96,15 +96,15 @@ def test_a_mac_and_a_seal_of_before_stay_what_they_were() -> None:
     values = event | {"detail": json.dumps(event["detail"])}
     assert seals.mac(values, key) == event["mac"]
     assert event["mac"].hex() == "941eee798c46ff56065b9fdf6fee37dc6e3295372369506e0ab541e80e68eda5"
-    assert seals._hmac("seal", seal, seals.SIGNED_COLUMNS, key) == seal["signature"]
+    assert seals.compute_mac("seal", seal, seals.SIGNED_COLUMNS, key) == seal["signature"]
     assert (
         seal["signature"].hex()
         == "d85a221446aae7e3e78fee3cbf55964af35b0e0a1fac723eb9b3dba9eae231b0"
     )
-    later = seals._hmac("seal of a key", seal, seals.SIGNED_COLUMNS, key)
+    later = seals.compute_mac("seal of a key", seal, seals.SIGNED_COLUMNS, key)
     assert later.hex() == "84ac5082a9283addf2b3eca179e34bc41d0a6c3175818bcc70887f7f80dc1eb9"
     first = before(SEAL)[0]
-    assert seals._hmac("seal", first, seals.SIGNED_COLUMNS, older) == first["signature"]
+    assert seals.compute_mac("seal", first, seals.SIGNED_COLUMNS, older) == first["signature"]
 
 
 # Who has the old key and may write to the database.
@@ -192,7 +192,7 @@ def forge(rows: Rows, place: int, form: str | None, *, all_of_it: bool = False) 
         if all_of_it or (entries, previous) != (seal["entries"], seal["previous"]):
             seal |= {"entries": entries, "count": len(held), "previous": previous}
             seal["root"] = hashlib.sha256(entries).digest()
-            seal["signature"] = seals._hmac(str(form), seal, seals.SIGNED_COLUMNS, key)
+            seal["signature"] = seals.compute_mac(str(form), seal, seals.SIGNED_COLUMNS, key)
         previous = seal["signature"]
     return {EVENT.name: events, SEAL.name: kept}, of
 

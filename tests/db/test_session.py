@@ -9,7 +9,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
 from convene_keys.db import commits as db_commits
-from convene_keys.db.commits import Statement, _queue_of
+from convene_keys.db.commits import Statement, queue_of
 from convene_keys.db.session import db, reading
 from convene_keys.db.statements import CompiledStatement, RawConnection
 from convene_keys.models import Base, Organization
@@ -63,7 +63,7 @@ def _all_at_once(app: Flask, writes: list[list[Statement]]) -> list[BaseExceptio
         except BaseException as error:  # noqa: BLE001
             errors.append(error)
 
-    queue = _queue_of(db.engine)
+    queue = queue_of(db.engine)
     threads = [threading.Thread(target=run, args=[statements]) for statements in writes]
     with queue.turn:
         for number, thread in enumerate(threads, 1):
@@ -98,7 +98,7 @@ def test_only_the_one_at_fault_fails(
     errors = _all_at_once(app, [[statement] for statement in statements])
     assert [type(each) for each in errors] == [error]
     assert _slugs() == {"taken", "a", "b", "c"}
-    queue = _queue_of(db.engine)
+    queue = queue_of(db.engine)
     assert not queue.waiting
     assert not queue.led
     write_together([_organization("later")])

@@ -175,6 +175,11 @@ class World:
         """Bytes that differ from turn to turn; the first is small, so that any choice ends."""
         return bytes((self.turn % 60 * 4 + n) % 240 for n in range(count))
 
+    def bits(self, count: int) -> int:
+        """As `random.SystemRandom` takes them from bytes."""
+        size = (count + 7) // 8
+        return int.from_bytes(self.random(size)) >> (size * 8 - count)
+
     def put(self, table: str, *rows: Mapping[str, Any]) -> None:
         with _opened(self.path) as connection:
             _put(connection, table, *rows)
@@ -325,7 +330,8 @@ def world(*, furnished: bool = True, **settings: Any) -> Iterator[World]:
         made = World(Path(folder), _database(furnished=furnished), **settings)
         stack.callback(made.stop)
         stack.enter_context(patch.object(clock, "now", made.now))
-        stack.enter_context(patch("random._urandom", made.random))  # behind `secrets`
+        stack.enter_context(patch("random.SystemRandom.getrandbits", made.bits))  # what `secrets`
+        stack.enter_context(patch("random.SystemRandom.randbytes", made.random))  # is made of
         stack.enter_context(patch("os.urandom", made.random))
         yield made
 

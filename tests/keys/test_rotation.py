@@ -194,7 +194,7 @@ def test_key_whose_successor_was_revoked_is_looked_at_and_rotated_again(
     lifecycle.revoke(Actor.of_member(maya, ORIGIN), lost.id)
     assert looked_at(organization) == due
     assert listed(organization, "active") == [old.id]
-    reminded = reminders._news(db.session(), organization)
+    reminded = reminders.untold_states(db.session(), organization)
     assert [(key.id, state.value) for key, state in reminded] == [(old.id, "expiring")]
     (option,) = key_queries.choices(db.session(), organization.id)[0][:1]
     assert (option.id, option.old) == (old.id, False)

@@ -523,7 +523,7 @@ def test_head_in_the_digest_is_a_witness(
     file = tmp_path / "head"
     file.write_text(line)
     with file.open() as head:
-        assert len(audit_cli._heads(head)) == 1
+        assert len(audit_cli.read_heads(head)) == 1
     command = ["audit", "verify", "--head", str(file)]
     assert app.test_cli_runner().invoke(args=command).exit_code == 0
     file.write_text(re.sub(r'"signature": "..', '"signature": "00', line))

@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import anyio
+import httpx2
 import pytest
 from mcp import MCPError
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp_types import CallToolResult, Implementation
 from sqlalchemy import select
 
@@ -28,7 +28,7 @@ Test = Callable[[Client], Awaitable[None]]
 async def connected(market: Market, secret: str, mode: str = "auto") -> AsyncIterator[Client]:
     headers = {"Authorization": f"Bearer {secret}"}
     who = Implementation(name="test-assistant", version="9.9")
-    async with create_mcp_http_client(headers) as http:
+    async with httpx2.AsyncClient(headers=headers, follow_redirects=True) as http:
         transport = streamable_http_client(market.url, http_client=http)
         async with Client(transport, mode=mode, client_info=who, read_timeout_seconds=20) as client:
             yield client

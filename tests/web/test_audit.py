@@ -292,7 +292,7 @@ def test_a_second_export_is_told_to_wait(client, maya):
     """Exports under way are in tests/test_traffic.py; this is what they hold meanwhile."""
     for held, status, told in (
         (alone(f"export-{maya.id}"), 429, "You are downloading the audit log already"),
-        (audit_pages._exporting, 503, "Somebody else is downloading an audit log"),
+        (audit_pages.export_turn, 503, "Somebody else is downloading an audit log"),
     ):
         with held:
             answer = client.get("/admin/audit_log.jsonl")

@@ -204,17 +204,12 @@ def test_list_searches_sorts_and_filters(client, maya, hands: Clock, query, expe
     assert rows(html) == [keys_by_name[name] for name in expected]
 
 
-def test_list_has_pages(client, maya, monkeypatch):
-    monkeypatch.setattr(
-        key_queries.list_keys,
-        "__kwdefaults__",
-        {**key_queries.list_keys.__kwdefaults__, "page_size": 2},
-    )
-    for number in range(5):
+def test_list_has_pages(client, maya):
+    for number in range(2 * key_queries.PAGE_SIZE + 1):
         make.api_key(maya.organization, f"Key {number}")
     seen = [rows(client.get(f"/admin/api_keys?page={page}").text) for page in (1, 2, 3)]
-    assert [len(page) for page in seen] == [2, 2, 1]
-    assert len({row for page in seen for row in page}) == 5
+    assert [len(page) for page in seen] == [key_queries.PAGE_SIZE, key_queries.PAGE_SIZE, 1]
+    assert len({row for page in seen for row in page}) == 2 * key_queries.PAGE_SIZE + 1
     assert rows(client.get("/admin/api_keys?page=99").text) == seen[2]
 
 
