@@ -358,8 +358,8 @@ class Mail(Base):
     """A mail that waits to be sent, or no longer does. Rows that are done are kept for a while.
 
     `due_at`: when it is tried next, none once it is done. Whoever tries it moves `due_at` on first,
-    so that nobody else does meanwhile. `unsure` is from before mail was sent at least once, and 0
-    since. `once`: what must not be sent a second time.
+    so that nobody else does meanwhile. `unsure`: tries of which nobody knows how they ended. `once`:
+    what must not be sent a second time.
     """
 
     __table_args__ = (

@@ -1,7 +1,8 @@
 """The outbox worker: a thread of each worker process that sends the mail waiting in the database.
 
 A mail is sent at least once. Where a worker or the connection dies after the whole mail was sent and
-before the server's answer, it is sent again, under the same Message-ID.
+before the server's answer, it is sent again, under the same Message-ID, but not for ever: of tries
+whose end is not known there are so many at the most.
 """
 
 import logging
@@ -25,6 +26,8 @@ PAUSES = (
     timedelta(hours=1),
 )
 GIVE_UP_AFTER = timedelta(days=3)
+UNSURE_MAX = 10  # each may have been a copy
+NO_ANSWER = "the mail server never said that it took the mail"
 KEPT = timedelta(days=30)
 log = logging.getLogger(__name__)
 
@@ -49,25 +52,31 @@ def deliver_next() -> bool:
         mail = session.scalar(
             update(Mail)
             .where(Mail.id == first.id, Mail.due_at == first.due_at)
-            .values(due_at=clock.now() + LEASE, attempts=Mail.attempts + 1)
+            .values(due_at=clock.now() + LEASE, attempts=Mail.attempts + 1, unsure=Mail.unsure + 1)
             .returning(Mail)
         )
         if mail is None:
             return True  # another worker was quicker
         session.expunge(mail)
+    if mail.unsure > UNSURE_MAX:
+        _failed(mail, NO_ANSWER, again=False)
+        return True
     try:
         smtp.send(mail, current_app.config["SETTINGS"])
+    except smtp.Unanswered as error:
+        _failed(mail, smtp.why(error.reason), again=mail.unsure < UNSURE_MAX)
     except (OSError, ValueError) as error:  # smtplib's own are all of the one kind or the other
-        _failed(mail, smtp.why(error), isinstance(error, OSError))
+        mail.unsure -= 1
+        _failed(mail, smtp.why(error), again=isinstance(error, OSError))
     else:
         _sent(mail)
     return True
 
 
-def _failed(mail: Mail, error: str, worth_another_try: bool) -> None:
+def _failed(mail: Mail, error: str, *, again: bool) -> None:
     """Try a mail again later, or no more. Whoever has claimed it since decides that instead."""
     now = clock.now()
-    again = worth_another_try and now - mail.created_at < GIVE_UP_AFTER
+    again = again and now - mail.created_at < GIVE_UP_AFTER
     pause = PAUSES[min(mail.attempts, len(PAUSES)) - 1]
     with transaction() as session:
         session.execute(
@@ -76,6 +85,7 @@ def _failed(mail: Mail, error: str, worth_another_try: bool) -> None:
             .values(
                 due_at=now + pause if again else None,
                 given_up_at=None if again else now,
+                unsure=mail.unsure,
                 error=error,
             )
         )
@@ -86,7 +96,7 @@ def _sent(mail: Mail) -> None:
     """Keep that a mail was sent; and forget old ones."""
     now = clock.now()
     with transaction() as session:
-        values = {"due_at": None, "sent_at": now, "error": None, "given_up_at": None}
+        values = {"due_at": None, "sent_at": now, "unsure": 0, "error": None, "given_up_at": None}
         session.execute(update(Mail).where(Mail.id == mail.id).values(values))
         session.execute(delete(Mail).where(Mail.sent_at < now - KEPT))
         session.execute(delete(Mail).where(Mail.given_up_at < now - KEPT))

@@ -20,15 +20,29 @@ CHECK_TIMEOUT = 10
 _CRLF = compat32.clone(linesep="\r\n")
 
 
+class Unanswered(Exception):
+    """The mail may have been taken: the connection was lost, or the server fell silent."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
 def send(mail: Mail, settings: Settings) -> None:
     """Hand `mail` over.
 
-    Raises `smtplib.SMTPException`, `OSError`, or `ValueError` for an address that can't be written
-    to. Its Message-ID is the same in every try, so that a second copy can be told to be one.
+    Raises `Unanswered`, or where it was not taken `smtplib.SMTPException`, `OSError`, or
+    `ValueError` for an address that can't be written to. Its Message-ID is the same in every try, so that a second copy can be told to be one.
     """
     message = _message(mail, settings)
     with closing(_connect(settings, TIMEOUT)) as connection:
-        connection.sendmail(settings.mail_from or "", message["To"], message.as_bytes(policy=_CRLF))
+        content = message.as_bytes(policy=_CRLF)
+        try:
+            connection.sendmail(settings.mail_from or "", message["To"], content)
+        except (smtplib.SMTPResponseException, smtplib.SMTPRecipientsRefused):
+            raise
+        except OSError as error:  # `SMTPServerDisconnected` among them
+            raise Unanswered(error) from error
         with suppress(OSError):  # it is sent, whatever becomes of the goodbye
             connection.quit()
 

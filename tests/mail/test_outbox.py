@@ -216,6 +216,44 @@ def test_connection_lost_at_the_very_end_means_sent_again_under_the_same_id(
     assert mail().sent_at is not None
 
 
+def test_mail_that_is_never_acknowledged_is_sent_ten_times_at_most(
+    box: Mailbox, maya: Member, hands: Clock
+) -> None:
+    put(maya.organization_id)
+    box.hang_up = True
+    for _ in range(15):
+        deliver()
+        hands.advance(hours=2)
+    assert len(box.taken) == outbox.UNSURE_MAX == 10
+    assert (mail().due_at, mail().sent_at, mail().attempts) == (None, None, 10)
+    assert mail().given_up_at is not None
+    assert "SMTPServerDisconnected" in (mail().error or "")
+
+
+def test_tries_that_never_came_back_count_as_copies(box: Mailbox, maya: Member) -> None:
+    """A worker died in each: a mail that kills its worker must not do so for ever."""
+    put(maya.organization_id)
+    with transaction() as session:
+        session.execute(update(Mail).values(unsure=outbox.UNSURE_MAX))
+    deliver()
+    assert box.taken == []
+    assert (mail().due_at, mail().error) == (None, outbox.NO_ANSWER)
+    assert mail().given_up_at is not None
+
+
+def test_tries_that_were_refused_are_no_copies(box: Mailbox, maya: Member, hands: Clock) -> None:
+    put(maya.organization_id)
+    box.answer_rcpt = "451 later"
+    for _ in range(outbox.UNSURE_MAX + 2):
+        deliver()
+        hands.advance(hours=2)
+    assert (mail().attempts, mail().unsure) == (outbox.UNSURE_MAX + 2, 0)
+    box.answer_rcpt = ""
+    deliver()
+    assert len(box.taken) == 1
+    assert mail().sent_at is not None
+
+
 def test_goodbye_that_fails_is_no_failure(
     box: Mailbox, maya: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
