@@ -25,7 +25,7 @@ from convene_keys import clock, create_app, limits
 from convene_keys.accounts import passwords
 from convene_keys.db.session import db
 from convene_keys.models import ApiKey, Member, Organization
-from tests import factories as make
+from tests import factories
 from tests.databases import EmptiedPostgres, EmptiedSQLite, Postgres, environ, hasten
 
 passwords.COST = 4  # bcrypt at full cost takes 240 ms; its own test restores it
@@ -255,7 +255,7 @@ class Browser(FlaskClient):
 
     def sign_in(self, member: Member) -> None:
         """Give this browser the cookie of a new session of `member`, signed in just now."""
-        _, token = make.session(member)
+        _, token = factories.session(member)
         with self.session_transaction() as cookie:
             cookie.update(_user_id=token, _fresh=True)
 
@@ -295,31 +295,31 @@ class Clock:
 
 
 @pytest.fixture
-def hands(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def fake_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """A clock that stands at noon of 24 November 2026 until a test moves it."""
-    hands = Clock(datetime(2026, 11, 24, 12, 0, tzinfo=UTC))
-    monkeypatch.setattr(clock, "now", hands)
-    return hands
+    fake_clock = Clock(datetime(2026, 11, 24, 12, 0, tzinfo=UTC))
+    monkeypatch.setattr(clock, "now", fake_clock)
+    return fake_clock
 
 
 @pytest.fixture
-def organization(app: Flask, hands: Clock) -> Organization:
+def organization(app: Flask, fake_clock: Clock) -> Organization:
     """An organization with market data, at noon."""
-    organization = make.organization()
-    make.market_data(organization)
+    organization = factories.organization()
+    factories.market_data(organization)
     return organization
 
 
 @pytest.fixture
 def maya(organization: Organization) -> Member:
     """Its admin."""
-    return make.member(organization)
+    return factories.member(organization)
 
 
 @pytest.fixture
 def key(organization: Organization, maya: Member) -> tuple[ApiKey, str]:
     """Maya's key for Claude and its secret."""
-    return make.api_key(organization, creator=maya, tool="claude")
+    return factories.api_key(organization, creator=maya, tool="claude")
 
 
 @pytest.fixture(scope="session")

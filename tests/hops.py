@@ -11,7 +11,7 @@ from flask_migrate import upgrade
 
 from convene_keys import create_app
 from convene_keys.db.session import db
-from tests import factories as make
+from tests import factories
 from tests.conftest import new_browser
 from tests.databases import environ
 
@@ -47,9 +47,9 @@ def main() -> None:
         app.config["WTF_CSRF_ENABLED"] = False
         with app.app_context():
             upgrade()
-            organization = make.organization()
-            make.market_data(organization)
-            maya = make.member(organization)
+            organization = factories.organization()
+            factories.market_data(organization)
+            maya = factories.member(organization)
             browser = new_browser(app)
             browser.sign_in(maya)
             ways: dict[str, Callable[[str, int], Any]] = {
@@ -62,7 +62,7 @@ def main() -> None:
             }
             for name, way in ways.items():
                 for warm in (True, False):
-                    key, secret = make.api_key(organization, f"{name} {warm}", creator=maya)
+                    key, secret = factories.api_key(organization, f"{name} {warm}", creator=maya)
                     key_id = key.id
                     found = Hops(lambda way=way, s=secret, k=key_id: way(s, k))
                 print(f"{name}: {len(found.files)} files, {found.calls} calls, depth {found.depth}")

@@ -23,7 +23,7 @@ from convene_keys.keys import tokens
 from convene_keys.markets import sample
 from convene_keys.operations import reference
 from convene_keys.operations.table import BY_NAME, OPERATIONS, ROOT, Operation
-from tests import factories as make
+from tests import factories
 from tests.conftest import new_browser
 from tests.databases import environ
 
@@ -57,13 +57,13 @@ def answers(app: Flask) -> dict[str, Any]:
     }
     with ExitStack() as stack:
         stack.enter_context(patch.object(clock, "now", lambda: NOON))
-        organization = make.organization("Tidewater Markets")
+        organization = factories.organization("Tidewater Markets")
         organization.slug = "tidewater-markets"
         db.session.commit()
         sample.make(Actor.system(organization.id))
-        maya = make.member(organization)
-        make.api_key(organization, "Claude on Maya’s laptop", creator=maya, token=TOKEN)
-        _, reader = make.api_key(organization, "Website", creator=maya, scope="read")
+        maya = factories.member(organization)
+        factories.api_key(organization, "Claude on Maya’s laptop", creator=maya, token=TOKEN)
+        _, reader = factories.api_key(organization, "Website", creator=maya, scope="read")
         client = new_browser(app)
 
         def ask(token: str | None = TOKEN, **call: Any) -> Any:

@@ -16,7 +16,7 @@ from flask import Flask
 
 from convene_keys.db.session import db
 from convene_keys.operations.table import ROOT
-from tests import factories as make
+from tests import factories
 from tests.servers import Server, Visitor
 
 MARKS = "\u0301\u0316"
@@ -75,8 +75,8 @@ def attack(port: int, throttled: Event, over: Event, told: Queue[Counter[int]]) 
 
 def test_a_key_is_served_during_an_attack(app: Flask, database_url: str, tmp_path: Path) -> None:
     """How fast, `python -m bench.run attack` tells."""
-    organization = make.organization()
-    _, secret = make.api_key(organization, creator=make.member(organization))
+    organization = factories.organization()
+    _, secret = factories.api_key(organization, creator=factories.member(organization))
     db.session.remove()
     spawn = multiprocessing.get_context("spawn")
     throttled, over, told = spawn.Event(), spawn.Event(), spawn.Queue()

@@ -17,7 +17,7 @@ from convene_keys.audit.log import Actor, Origin
 from convene_keys.db.session import db
 from convene_keys.keys import lifecycle
 from convene_keys.models import AuditEvent, Scope, Tool
-from tests import factories as make
+from tests import factories
 from tests.conftest import wait_for
 from tests.databases import PEPPER, Postgres, environ
 from tests.servers import Load, Server
@@ -28,9 +28,9 @@ LITESTREAM = Path(sys.executable).with_name("litestream")
 
 def installation(app: Flask) -> str:
     """Bookings, and a key that may change them."""
-    of = make.organization()
-    make.market_data(of)
-    maya = make.member(of)
+    of = factories.organization()
+    factories.market_data(of)
+    maya = factories.member(of)
     _, token = lifecycle.create(
         Actor.of_member(maya, Origin()),
         name="Claude on laptop",

@@ -16,7 +16,7 @@ from convene_keys.audit import queries as audit_queries
 from convene_keys.audit.queries import Filter
 from convene_keys.db.session import db
 from convene_keys.keys import queries as key_queries
-from tests import factories as make
+from tests import factories
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def app(own_app: Flask) -> Flask:
 
 
 def test_filled_database_is_one_the_product_reads_and_guards(app: Flask, database_url: str) -> None:
-    organization = make.organization()
-    make.api_key(organization, creator=make.member(organization))
+    organization = factories.organization()
+    factories.api_key(organization, creator=factories.member(organization))
     ids = (organization.id, db.session.scalar(text("SELECT max(id) FROM api_key")))
     assert ids == (1, 1), "what it fills belongs to organization 1, of which key 1 is"
     db.session.remove()

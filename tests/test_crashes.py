@@ -19,7 +19,7 @@ from sqlalchemy import make_url, select, text
 
 from convene_keys.db.session import db
 from convene_keys.models import AuditEvent, Booking, BookingStatus
-from tests import factories as make
+from tests import factories
 from tests.conftest import wait_for
 from tests.databases import Postgres, environ
 from tests.servers import ROOT, Call, Load, Server
@@ -40,11 +40,11 @@ class Decisions:
     """An organization with many bookings, and a key that decides each of them once."""
 
     def __init__(self, bookings: int) -> None:
-        of = make.organization()
-        make.market_data(of)
+        of = factories.organization()
+        factories.market_data(of)
         if bookings > 3:
-            make.bookings(of, range(4, bookings + 1))
-        self.organization_id, self.token = of.id, make.api_key(of)[1]
+            factories.bookings(of, range(4, bookings + 1))
+        self.organization_id, self.token = of.id, factories.api_key(of)[1]
         verbs = itertools.cycle(["approve", "decline", "cancel"])
         self.changes: list[Call] = [
             ("POST", f"bookings/{number}/{next(verbs)}") for number in range(1, bookings + 1)

@@ -20,7 +20,7 @@ from convene_keys.keys import queries as key_queries
 from convene_keys.keys import tokens
 from convene_keys.limits import FAILURES, Limits, Shared
 from convene_keys.models import ApiKey, AuditEvent, Booking, Organization
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock, new_browser, wait_for
 from tests.databases import PEPPER, environ
 from tests.redises import Redis
@@ -32,7 +32,7 @@ Call = Callable[..., Any]
 
 
 @pytest.fixture
-def app(database_url: str, hands: Clock) -> Iterator[Flask]:
+def app(database_url: str, fake_clock: Clock) -> Iterator[Flask]:
     """An application whose keys may call five times a minute; it is noon sharp."""
     yield from _app(environ(database_url, KEY_RATE_LIMIT=f"{LIMIT}/minute"))
 
@@ -49,14 +49,14 @@ def _app(settings: dict[str, str]) -> Iterator[Flask]:
 
 @pytest.fixture
 def organization(app: Flask) -> Organization:
-    organization = make.organization()
-    make.market_data(organization)
+    organization = factories.organization()
+    factories.market_data(organization)
     return organization
 
 
 @pytest.fixture
 def key(organization: Organization) -> tuple[ApiKey, str]:
-    return make.api_key(organization, creator=make.member(organization))
+    return factories.api_key(organization, creator=factories.member(organization))
 
 
 def _caller(app: Flask, ip: str = "203.0.113.7") -> Call:
@@ -93,9 +93,9 @@ def _standing(answer: Any) -> tuple[str, str, str | None]:
 
 
 def test_every_answer_tells_where_the_key_stands(
-    call: Call, key: tuple[ApiKey, str], hands: Clock
+    call: Call, key: tuple[ApiKey, str], fake_clock: Clock
 ) -> None:
-    hands.advance(seconds=17.5)
+    fake_clock.advance(seconds=17.5)
     for left, (path, method, status) in enumerate(
         [
             ("/me", "GET", 200),
@@ -114,16 +114,16 @@ def test_every_answer_tells_where_the_key_stands(
 
 
 def test_call_past_the_limit_is_a_problem_document_until_the_window_ends(
-    call: Call, key: tuple[ApiKey, str], hands: Clock
+    call: Call, key: tuple[ApiKey, str], fake_clock: Clock
 ) -> None:
     assert {call(key[1]).status_code for _ in range(LIMIT)} == {200}
     answer = call(key[1])
     assert (answer.status_code, answer.mimetype) == (429, "application/problem+json")
     assert answer.json["code"] == "rate_limited"
     assert "5 times in 60 seconds" in answer.json["detail"]
-    hands.advance(seconds=int(answer.headers["Retry-After"]) - 0.1)
+    fake_clock.advance(seconds=int(answer.headers["Retry-After"]) - 0.1)
     assert call(key[1]).status_code == 429
-    hands.advance(seconds=0.1)
+    fake_clock.advance(seconds=0.1)
     assert _standing(call(key[1])) == ('"key";q=5;w=60', '"key";r=4;t=60', None)
 
 
@@ -159,7 +159,7 @@ def test_limit_is_the_keys_whatever_its_name_or_digest(
     row, secret = key
     for _ in range(LIMIT):
         assert call(secret).status_code == 200
-    _, other = make.api_key(organization, "Another", creator=make.member(organization))
+    _, other = factories.api_key(organization, "Another", creator=factories.member(organization))
     assert _standing(call(other))[1] == '"key";r=4;t=60', "a key of its own"
     replacement = tokens.mint()
     db.session.execute(
@@ -172,12 +172,12 @@ def test_limit_is_the_keys_whatever_its_name_or_digest(
 
 
 def test_call_past_the_limit_changes_nothing(
-    call: Call, key: tuple[ApiKey, str], organization: Organization, hands: Clock
+    call: Call, key: tuple[ApiKey, str], organization: Organization, fake_clock: Clock
 ) -> None:
     for _ in range(LIMIT):
         call(key[1])
     used, events = db.session.get_one(ApiKey, key[0].id).last_used_at, len(_all_events())
-    hands.advance(seconds=5)
+    fake_clock.advance(seconds=5)
     assert call(key[1], "/bookings/1/approve", "POST").status_code == 429
     assert db.session.get_one(Booking, (organization.id, 1)).status == "pending"
     assert db.session.get_one(ApiKey, key[0].id).last_used_at == used
@@ -190,7 +190,7 @@ def _all_events() -> list[AuditEvent]:
 
 
 def test_refusals_are_recorded_once_a_minute_a_key_with_their_number(
-    call: Call, key: tuple[ApiKey, str], organization: Organization, hands: Clock
+    call: Call, key: tuple[ApiKey, str], organization: Organization, fake_clock: Clock
 ) -> None:
     row, secret = key
     for _ in range(LIMIT + 4):
@@ -199,24 +199,24 @@ def test_refusals_are_recorded_once_a_minute_a_key_with_their_number(
     assert (first.key_id, first.key_name, first.outcome) == (row.id, row.name, "denied")
     assert (first.target_type, first.target_id) == ("key", str(row.id))
     assert (first.ip, first.detail) == ("203.0.113.7", {"count": 1})
-    hands.advance(seconds=59)
+    fake_clock.advance(seconds=59)
     call(secret)
-    hands.advance(seconds=1)  # a new window, in which the key has to call too often again
+    fake_clock.advance(seconds=1)  # a new window, in which the key has to call too often again
     for _ in range(LIMIT + 3):
         call(secret)
     assert [each.detail["count"] for each in _limited()] == [1, 4 + 1]
-    hands.advance(seconds=60)
+    fake_clock.advance(seconds=60)
     for _ in range(LIMIT + 1):
         call(secret)
     assert [each.detail["count"] for each in _limited()] == [1, 5, 3]
-    _, other = make.api_key(organization, "Another", creator=make.member(organization))
+    _, other = factories.api_key(organization, "Another", creator=factories.member(organization))
     for _ in range(LIMIT + 2):
         call(other)
     assert [each.key_name for each in _limited()][3:] == ["Another"]
 
 
 def test_refusals_at_the_same_moment_make_one_event(
-    app: Flask, key: tuple[ApiKey, str], hands: Clock
+    app: Flask, key: tuple[ApiKey, str], fake_clock: Clock
 ) -> None:
     secret = key[1]
     for _ in range(LIMIT):
@@ -231,7 +231,7 @@ def test_refusals_at_the_same_moment_make_one_event(
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(refused, range(24))) == {429}
     assert len(_limited()) == 1
-    hands.advance(seconds=60)
+    fake_clock.advance(seconds=60)
     for _ in range(LIMIT + 1):
         _caller(app)(secret)
     assert sum(event.detail["count"] for event in _limited()) == 24 + 1
@@ -296,11 +296,11 @@ def _tries(row: ApiKey) -> tuple[int, datetime | None, list[Any]]:
 
 
 def test_key_that_no_longer_works_costs_one_write_a_minute_and_is_counted(
-    call: Call, key: tuple[ApiKey, str], statements: list[str], hands: Clock
+    call: Call, key: tuple[ApiKey, str], statements: list[str], fake_clock: Clock
 ) -> None:
     _end_all()
     statements.clear()
-    noon = hands.moment
+    noon = fake_clock.moment
     for _ in range(5):
         call(key[1])
     writes = [each for each in statements if "SET refused_count" in each]
@@ -308,21 +308,21 @@ def test_key_that_no_longer_works_costs_one_write_a_minute_and_is_counted(
     assert _tries(key[0]) == (1, noon, [1]), "the first shows at once"
     limits.write()
     assert _tries(key[0]) == (1, noon, [1])
-    hands.advance(seconds=60)
+    fake_clock.advance(seconds=60)
     limits.write()
     assert _tries(key[0]) == (5, noon, [1, 4])
     call(key[1])
     assert _tries(key[0]) == (5, noon, [1, 4])
-    hands.advance(seconds=60)
+    fake_clock.advance(seconds=60)
     call(key[1])
-    assert _tries(key[0]) == (7, hands.moment, [1, 4, 2])
-    hands.advance(seconds=60)
+    assert _tries(key[0]) == (7, fake_clock.moment, [1, 4, 2])
+    fake_clock.advance(seconds=60)
     limits.write()
     assert limits.current()._tries == {}
 
 
 def test_tries_at_the_same_moment_are_written_once_and_all_counted(
-    app: Flask, key: tuple[ApiKey, str], hands: Clock
+    app: Flask, key: tuple[ApiKey, str], fake_clock: Clock
 ) -> None:
     _end_all()
     new_browser(app)
@@ -356,7 +356,7 @@ def test_pages_and_strangers_have_no_standing(client: Browser, call: Call) -> No
     assert "RateLimit" not in call(None).headers
 
 
-def test_threads_of_a_process_count_exactly(hands: Clock) -> None:
+def test_threads_of_a_process_count_exactly(fake_clock: Clock) -> None:
     class Slow(dict[str, int]):
         """Lets another thread in between reading and writing."""
 
@@ -373,22 +373,22 @@ def test_threads_of_a_process_count_exactly(hands: Clock) -> None:
     assert sorted(seen) == list(range(2, 82))
 
 
-def test_counts_of_the_last_window_are_dropped(app: Flask, hands: Clock) -> None:
+def test_counts_of_the_last_window_are_dropped(app: Flask, fake_clock: Clock) -> None:
     counts = limits.current().calls
     for number in range(100):
         counts.count(str(number))
     assert len(counts.counts) == 100
-    hands.advance(seconds=60)
+    fake_clock.advance(seconds=60)
     counts.count("0")
     assert counts.counts == {"0": 1}
 
 
-def test_window_begins_with_the_clocks_own(hands: Clock) -> None:
-    hands.moment = datetime(2026, 11, 24, 23, 59, 59, 999_999, tzinfo=UTC)
+def test_window_begins_with_the_clocks_own(fake_clock: Clock) -> None:
+    fake_clock.moment = datetime(2026, 11, 24, 23, 59, 59, 999_999, tzinfo=UTC)
     for seconds in (1, 60, 3_600, 86_400):
         counts = limits.Window("test", Rate(1, seconds), None)
         assert counts.count("1").left == 1
-    hands.moment += timedelta(microseconds=1)
+    fake_clock.moment += timedelta(microseconds=1)
     assert counts.count("1") == limits.Standing(Rate(1, 86_400), 1, 86_400)
 
 
@@ -408,14 +408,14 @@ GARBAGE = (None, "", "x", "fm_org_" + "0" * 38, "a" * 5_000, "é")
 
 
 def test_network_that_fails_too_often_is_refused_without_the_database(
-    call: Call, statements: list[str], hands: Clock
+    call: Call, statements: list[str], fake_clock: Clock
 ) -> None:
     tried = 0
     while tried < FAILURES.calls:
         answer = call(GARBAGE[tried % len(GARBAGE)])
         assert answer.status_code == 401
         tried += 1
-    hands.advance(seconds=20)
+    fake_clock.advance(seconds=20)
     for secret in (*GARBAGE, tokens.mint()):
         answer = call(secret, "/bookings")
         assert (answer.status_code, answer.json["code"]) == (429, "rate_limited")
@@ -423,7 +423,7 @@ def test_network_that_fails_too_often_is_refused_without_the_database(
         assert "RateLimit" not in answer.headers
     assert statements == []
     assert call(None, ip="203.0.113.8").status_code == 401
-    hands.advance(seconds=40)
+    fake_clock.advance(seconds=40)
     assert call(None).status_code == 401
 
 
@@ -451,20 +451,20 @@ def test_failures_of_an_ipv6_network_count_together(call: Call) -> None:
 
 
 def test_stranger_cannot_lock_a_key_out_of_a_shared_address(
-    call: Call, key: tuple[ApiKey, str], organization: Organization, hands: Clock
+    call: Call, key: tuple[ApiKey, str], organization: Organization, fake_clock: Clock
 ) -> None:
     assert call(key[1]).status_code == 200
     for _ in range(FAILURES.calls + 3):
         call(None)
     assert call(key[1]).status_code == 200
-    _, new = make.api_key(organization, "New", creator=make.member(organization))
+    _, new = factories.api_key(organization, "New", creator=factories.member(organization))
     assert call(new).status_code == 429, "nobody is asked whether it is one"
-    hands.advance(seconds=60)
+    fake_clock.advance(seconds=60)
     assert call(new).status_code == 200
 
 
 def test_what_is_kept_of_networks_and_keys_is_bounded(
-    app: Flask, hands: Clock, monkeypatch: pytest.MonkeyPatch
+    app: Flask, fake_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "NETWORKS_MAX", 3)
     monkeypatch.setattr(limits, "KNOWN_MAX", 3)
@@ -490,7 +490,7 @@ def redis() -> Iterator[Redis]:
 
 
 @pytest.fixture
-def two(sqlite_url: str, redis: Redis, hands: Clock) -> Iterator[list[Flask]]:
+def two(sqlite_url: str, redis: Redis, fake_clock: Clock) -> Iterator[list[Flask]]:
     """Two processes, as it were: applications that share a database and a Redis."""
     settings = environ(sqlite_url, KEY_RATE_LIMIT=f"{LIMIT}/minute", REDIS_URL=redis.url)
     first, second = create_app(settings), create_app(settings)
@@ -501,8 +501,8 @@ def two(sqlite_url: str, redis: Redis, hands: Clock) -> Iterator[list[Flask]]:
 
 @pytest.fixture
 def secret(two: list[Flask]) -> str:
-    organization = make.organization()
-    return make.api_key(organization, creator=make.member(organization))[1]
+    organization = factories.organization()
+    return factories.api_key(organization, creator=factories.member(organization))[1]
 
 
 def _away(app: Flask) -> bool:
@@ -511,11 +511,13 @@ def _away(app: Flask) -> bool:
     return shared.add("test", 1, 60) is None
 
 
-def test_processes_count_together_in_redis(two: list[Flask], secret: str, hands: Clock) -> None:
+def test_processes_count_together_in_redis(
+    two: list[Flask], secret: str, fake_clock: Clock
+) -> None:
     one, other = (_caller(app) for app in two)
     assert [call(secret).status_code for call in (one, other, one, other, one)] == [200] * LIMIT
     assert [call(secret).status_code for call in (one, other) * 3] == [429] * 6
-    hands.advance(seconds=60)
+    fake_clock.advance(seconds=60)
     assert _standing(other(secret))[1] == '"key";r=4;t=60'
     for call in (one, other) * 4:
         call(secret)
@@ -531,7 +533,7 @@ def test_processes_count_failures_together_in_redis(two: list[Flask], secret: st
 
 
 def test_redis_gone_in_the_middle_and_back(
-    two: list[Flask], secret: str, redis: Redis, hands: Clock, caplog: pytest.LogCaptureFixture
+    two: list[Flask], secret: str, redis: Redis, fake_clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = (_caller(app) for app in two)
     for call in (other, one, one):
@@ -546,7 +548,7 @@ def test_redis_gone_in_the_middle_and_back(
     warnings = [record.getMessage() for record in caplog.records if "away" in record.getMessage()]
     assert len(warnings) == 2, "one for each process"
     assert redis.url not in caplog.text
-    hands.advance(seconds=60)
+    fake_clock.advance(seconds=60)
     redis.start()
     for app in two:
         wait_for(lambda app=app: not _away(app))
@@ -665,8 +667,8 @@ def test_two_workers_count_together_and_outlive_redis(
 ) -> None:
     app = create_app(environ(sqlite_url))
     with app.app_context():
-        organization = make.organization()
-        _, secret = make.api_key(organization, creator=make.member(organization))
+        organization = factories.organization()
+        _, secret = factories.api_key(organization, creator=factories.member(organization))
         db.engine.dispose()
     settings = {"KEY_RATE_LIMIT": "20/day", "REDIS_URL": redis.url}
     with Server(sqlite_url, tmp_path / "server.log", **settings) as server:
@@ -693,8 +695,8 @@ def test_two_workers_count_together_and_outlive_redis(
 def test_sizes_are_limited_before_anything_is_read(sqlite_url: str, tmp_path: Path) -> None:
     app = create_app(environ(sqlite_url))
     with app.app_context():
-        organization = make.organization()
-        _, secret = make.api_key(organization, creator=make.member(organization))
+        organization = factories.organization()
+        _, secret = factories.api_key(organization, creator=factories.member(organization))
         db.engine.dispose()
     with Server(sqlite_url, tmp_path / "server.log") as server:
         headers = {"Authorization": f"Bearer {secret}"}
@@ -725,9 +727,9 @@ def test_sizes_are_limited_before_anything_is_read(sqlite_url: str, tmp_path: Pa
 
 
 def test_pages_have_a_fixed_length(client: Browser, organization: Organization) -> None:
-    maya = make.member(organization)
+    maya = factories.member(organization)
     for number in range(key_queries.PAGE_SIZE + 5):
-        make.api_key(organization, f"Key {number}", creator=maya)
+        factories.api_key(organization, f"Key {number}", creator=maya)
     client.sign_in(maya)
     for query in ("", "?limit=1000", "?page_size=1000"):
         text = client.get(f"/admin/api_keys{query}").text

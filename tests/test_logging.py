@@ -14,7 +14,7 @@ from convene_keys import logging as logging_
 from convene_keys.accounts import links, sign_in
 from convene_keys.db.session import alone
 from convene_keys.keys import tokens
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser
 from tests.servers import Server
 
@@ -149,7 +149,7 @@ def test_sign_in_that_failed_or_was_throttled_leaves_a_line_that_tells_no_email(
 def test_refusal_by_role_or_csrf_token_leaves_a_line(
     strict_client: Browser, caplog: pytest.LogCaptureFixture
 ) -> None:
-    viewer = make.member(make.organization(), "viewer")
+    viewer = factories.member(factories.organization(), "viewer")
     strict_client.sign_in(viewer)
     for headers in ({}, {"X-API-Key": "x"}):
         assert strict_client.get("/admin/settings/billing", headers=headers).status_code == 403
@@ -166,7 +166,7 @@ def test_refusal_by_role_or_csrf_token_leaves_a_line(
 def test_refusal_after_too_many_tries_leaves_a_line(
     client: Browser, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    admin = make.member(make.organization())
+    admin = factories.member(factories.organization())
     client.sign_in(admin)
     with alone(f"export-{admin.id}"):
         assert client.get("/admin/audit_log.csv").status_code == 429

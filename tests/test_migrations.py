@@ -28,7 +28,7 @@ from convene_keys.models import (
     Vendor,
     VendorApplication,
 )
-from tests import factories as make
+from tests import factories
 from tests.databases import environ
 
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -42,7 +42,7 @@ def app(own_app: Flask) -> Flask:
 
 @pytest.fixture
 def event(app: Flask) -> AuditEvent:
-    organization = make.organization()
+    organization = factories.organization()
     event = db.session.get_one(
         AuditEvent, record(db.session(), Actor.system(organization.id), Action.SAMPLE_DATA_MADE)
     )
@@ -65,16 +65,16 @@ def test_migrations_go_up_down_and_up_again(app: Flask) -> None:
         db.session.rollback()
     upgrade()
     assert _tables() == every
-    organization = make.organization()
+    organization = factories.organization()
     record(db.session(), Actor.system(organization.id), Action.SAMPLE_DATA_MADE)
     db.session.commit()
     _refused("DELETE FROM audit_event")
 
 
 def test_of_several_successors_the_last_stays_on_the_way_down(app: Flask) -> None:
-    of = make.organization()
-    old = make.api_key(of, "Old", released_at=PAST)[0].id
-    first, last = (make.api_key(of, name, predecessor_id=old)[0].id for name in ("A", "B"))
+    of = factories.organization()
+    old = factories.api_key(of, "Old", released_at=PAST)[0].id
+    first, last = (factories.api_key(of, name, predecessor_id=old)[0].id for name in ("A", "B"))
     db.session.remove()
     downgrade(revision="0010-1")
     links = "SELECT predecessor_id FROM api_key WHERE id IN (:first, :last) ORDER BY id"
@@ -140,7 +140,7 @@ UPSERT = (
 def test_event_cannot_be_replaced_on_sqlite(sqlite_url: str) -> None:
     app = create_app(environ(sqlite_url))
     with app.app_context():
-        organization = make.organization()
+        organization = factories.organization()
         record(db.session(), Actor.system(organization.id), Action.SAMPLE_DATA_MADE)
         db.session.commit()
         for verb in ("INSERT OR REPLACE", "REPLACE", "INSERT OR IGNORE"):
@@ -167,7 +167,7 @@ def postgresql(postgres: Any) -> Iterator[Flask]:
     name = postgres.create()
     app = create_app(environ(postgres.url(name)))
     with app.app_context():
-        organization = make.organization()
+        organization = factories.organization()
         record(db.session(), Actor.system(organization.id), Action.SAMPLE_DATA_MADE)
         db.session.commit()
         yield app
@@ -195,19 +195,19 @@ def test_event_stays_on_postgresql_in_every_session(
 
 
 def test_active_name_is_unique_in_the_organization_whatever_the_case(app: Flask) -> None:
-    one, other = make.organization(), make.organization()
-    make.api_key(one, "Claude on laptop")
-    make.api_key(other, "Claude on laptop")
-    make.api_key(one, "CLAUDE on laptop", revoked_at=PAST, released_at=PAST)
-    make.api_key(one, "claude ON laptop", expires_at=PAST, released_at=PAST)
+    one, other = factories.organization(), factories.organization()
+    factories.api_key(one, "Claude on laptop")
+    factories.api_key(other, "Claude on laptop")
+    factories.api_key(one, "CLAUDE on laptop", revoked_at=PAST, released_at=PAST)
+    factories.api_key(one, "claude ON laptop", expires_at=PAST, released_at=PAST)
     with pytest.raises(IntegrityError):
-        make.api_key(one, "ＣLAUDE ON LAPTOP")
+        factories.api_key(one, "ＣLAUDE ON LAPTOP")
     db.session.rollback()
 
 
 def test_revoked_key_has_given_up_its_name(app: Flask) -> None:
     with pytest.raises(IntegrityError):
-        make.api_key(make.organization(), revoked_at=PAST)
+        factories.api_key(factories.organization(), revoked_at=PAST)
     db.session.rollback()
 
 
@@ -219,8 +219,8 @@ def _foreign(row: Any) -> None:
 
 
 def test_nothing_points_into_another_organization(app: Flask) -> None:
-    mine, theirs = make.organization(), make.organization()
-    make.market_data(theirs)
+    mine, theirs = factories.organization(), factories.organization()
+    factories.market_data(theirs)
     own = {"organization_id": mine.id}
     day = {"date": PAST.date(), "opens": "08:00", "closes": "13:00", "stalls": 1}
     _foreign(MarketDate(**own, id=1, market_id=1, status="draft", **day))
@@ -250,9 +250,9 @@ def test_nothing_points_into_another_organization(app: Flask) -> None:
 def test_value_that_means_nothing_is_refused(
     app: Flask, table: str, column: str, value: object
 ) -> None:
-    organization = make.organization()
-    make.market_data(organization)
-    make.api_key(organization, creator=make.member(organization))
+    organization = factories.organization()
+    factories.market_data(organization)
+    factories.api_key(organization, creator=factories.member(organization))
     with pytest.raises(IntegrityError):
         db.session.execute(text(f"UPDATE {table} SET {column} = :value"), {"value": value})  # noqa: S608
     db.session.rollback()

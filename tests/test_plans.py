@@ -18,7 +18,7 @@ from convene_keys.audit.queries import Filter
 from convene_keys.checkup import findings
 from convene_keys.db.session import db, transaction
 from convene_keys.keys import queries as key_queries
-from tests import factories as make
+from tests import factories
 
 NOW = clock.now()
 DAYS = [(NOW - timedelta(days=1), NOW), (NOW, NOW + timedelta(days=1))]
@@ -53,8 +53,8 @@ READS: dict[str, Callable[[Session, int, int], Any]] = {
 
 @pytest.fixture
 def organization_id(app: Flask) -> int:
-    organization = make.organization()
-    make.api_key(organization, expires_at=clock.now() + timedelta(days=1))
+    organization = factories.organization()
+    factories.api_key(organization, expires_at=clock.now() + timedelta(days=1))
     with transaction() as session:
         record(session, Actor.system(organization.id), Action.SAMPLE_DATA_MADE)
     seals.seal()

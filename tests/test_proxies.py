@@ -15,7 +15,7 @@ from convene_keys.audit.log import Actor
 from convene_keys.db.session import db
 from convene_keys.keys import lifecycle
 from convene_keys.models import ApiKey, AuditEvent, Organization
-from tests import factories as make
+from tests import factories
 from tests.conftest import challenge
 from tests.databases import environ
 from tests.proxies import PROXIES, Proxy, Site
@@ -68,18 +68,20 @@ def proxy(request: pytest.FixtureRequest, house: House) -> Proxy:
 @pytest.fixture
 def organization(house: House) -> Iterator[Organization]:
     with house.app.app_context():
-        yield make.organization()
+        yield factories.organization()
         db.session.remove()
 
 
 @pytest.fixture
 def key(organization: Organization) -> tuple[ApiKey, str]:
-    return make.api_key(organization, "Zoë’s laptop", creator=make.member(organization))
+    return factories.api_key(organization, "Zoë’s laptop", creator=factories.member(organization))
 
 
 @pytest.fixture
 def reader(organization: Organization) -> tuple[ApiKey, str]:
-    return make.api_key(organization, "Reader", creator=make.member(organization), scope="read")
+    return factories.api_key(
+        organization, "Reader", creator=factories.member(organization), scope="read"
+    )
 
 
 def _events(of: Organization) -> list[AuditEvent]:
@@ -185,7 +187,7 @@ def test_revoked_key_does_not_pass_once_more(
 ) -> None:
     actor = Actor.system(organization.id)
     for number in range(3):
-        row, secret = make.api_key(organization, f"Key {number}")
+        row, secret = factories.api_key(organization, f"Key {number}")
         assert {proxy.ask("GET", "/", secret).status for _ in range(4)} == {200}
         lifecycle.revoke(actor, row.id)
         house.site.asked.clear()
@@ -198,8 +200,8 @@ def test_revoked_key_does_not_pass_once_more(
 def test_each_organization_has_its_own_name_and_log(
     proxy: Proxy, organization: Organization, key: tuple[ApiKey, str]
 ) -> None:
-    elsewhere = make.organization("Elsewhere")
-    row, secret = make.api_key(elsewhere, "Zoë’s laptop")
+    elsewhere = factories.organization("Elsewhere")
+    row, secret = factories.api_key(elsewhere, "Zoë’s laptop")
     answer = proxy.ask("GET", "/theirs", secret)
     assert answer.seen("X-Convene-Organization") == [elsewhere.slug]
     assert answer.seen("X-Convene-Key-Id") == [str(row.id)] != [str(key[0].id)]

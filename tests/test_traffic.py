@@ -17,7 +17,7 @@ from flask import Flask
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, record
 from convene_keys.db.session import db, transaction
-from tests import factories as make
+from tests import factories
 from tests.conftest import new_browser, wait_for
 from tests.proxies import Front
 from tests.servers import Server
@@ -38,9 +38,9 @@ class Market:
 
 @pytest.fixture
 def market(app: Flask) -> Market:
-    organization = make.organization()
-    members = [make.member(organization, name=f"Member {n}") for n in range(CLIENTS)]
-    _, secret = make.api_key(organization, creator=members[0])
+    organization = factories.organization()
+    members = [factories.member(organization, name=f"Member {n}") for n in range(CLIENTS)]
+    _, secret = factories.api_key(organization, creator=members[0])
     actor = Actor.of_member(members[0], Origin())
     with transaction() as session:
         for _ in range(17 * 64):

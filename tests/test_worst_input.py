@@ -32,7 +32,7 @@ from convene_keys.http.access import Access, access, declared
 from convene_keys.models import SignInAttempt, SignInSession
 from convene_keys.operations.table import OPERATIONS, ROOT, Operation
 from convene_keys.web.forms import Form
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, new_browser
 from tests.databases import PEPPER, SECRET_KEY, environ
 
@@ -162,12 +162,12 @@ class Site:
         self.browser, self.stranger = new_browser(self.app), new_browser(self.app)
         if self.empty:
             return
-        of = make.organization()
-        make.market_data(of)
+        of = factories.organization()
+        factories.market_data(of)
         hashed = passwords.hash_password(PASSWORD, [PEPPER])
-        self.maya = make.member(of, password_hash=hashed)
-        other = make.member(of)
-        _, secret = make.api_key(of, creator=self.maya)
+        self.maya = factories.member(of, password_hash=hashed)
+        other = factories.member(of)
+        _, secret = factories.api_key(of, creator=self.maya)
         self.headers = {"X-API-Key": secret}
         self.ready(fresh=True, tries=False)
         made = self.browser.post(f"/admin/team/{other.id}/link").text

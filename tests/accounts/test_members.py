@@ -20,7 +20,7 @@ from convene_keys.models import (
     OrganizationStatus,
     Role,
 )
-from tests import factories as make
+from tests import factories
 from tests.conftest import Clock
 from tests.databases import PEPPER, SECRET_KEY
 
@@ -31,12 +31,12 @@ HERE = Origin("192.0.2.1", "Firefox", "r1")
 
 @pytest.fixture
 def organization(app: Flask) -> Organization:
-    return make.organization()
+    return factories.organization()
 
 
 @pytest.fixture
 def maya(organization: Organization) -> Member:
-    return make.member(organization, email="maya@example.org")
+    return factories.member(organization, email="maya@example.org")
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_bad_email_is_refused(actor: Actor) -> None:
 
 
 def test_email_signs_in_one_member_of_one_organization(actor: Actor) -> None:
-    other = Actor.system(make.organization().id)
+    other = Actor.system(factories.organization().id)
     for who in (actor, other):
         with pytest.raises(Invalid, match="signs in with this email already") as info:
             members.add_member(who, name="Maya", email="MAYA@example.org", role=Role.VIEWER)
@@ -193,28 +193,28 @@ def test_add_member_needs_an_organization(app: Flask) -> None:
 
 def test_members_are_listed_by_name_the_disabled_ones_last(organization: Organization) -> None:
     for name, disabled in (("bo", None), ("Al", clock.now()), ("Cy", None), ("ann", clock.now())):
-        make.member(organization, name=name, disabled_at=disabled)
-    make.member(make.organization(), name="Else")
+        factories.member(organization, name=name, disabled_at=disabled)
+    factories.member(factories.organization(), name="Else")
     found = members.members(db.session(), organization.id)
     assert [member.name for member in found] == ["bo", "Cy", "Al", "ann"]
 
 
 def test_keys_of_a_member_are_those_that_work_through_them(
-    organization: Organization, maya: Member, hands: Clock
+    organization: Organization, maya: Member, fake_clock: Clock
 ) -> None:
-    noor, now = make.member(organization, "manager"), clock.now()
-    make.api_key(organization, "B", creator=maya)
-    make.api_key(organization, "a", creator=maya, expires_at=now + timedelta(seconds=1))
-    make.api_key(organization, "C", creator=maya, expires_at=now)
-    make.api_key(organization, "D", creator=maya, revoked_at=now, released_at=now)
-    make.api_key(organization, "E", creator=noor)
+    noor, now = factories.member(organization, "manager"), clock.now()
+    factories.api_key(organization, "B", creator=maya)
+    factories.api_key(organization, "a", creator=maya, expires_at=now + timedelta(seconds=1))
+    factories.api_key(organization, "C", creator=maya, expires_at=now)
+    factories.api_key(organization, "D", creator=maya, revoked_at=now, released_at=now)
+    factories.api_key(organization, "E", creator=noor)
     assert [key.name for key in members.keys_of(db.session(), maya)] == ["a", "B"]
     maya.role = "viewer"
     assert list(members.keys_of(db.session(), maya)) == []
 
 
 def test_nobody_reaches_a_member_of_another_organization(actor: Actor) -> None:
-    foreign = make.member(make.organization())
+    foreign = factories.member(factories.organization())
     for number in (foreign.id, 0, 10**9, 10**30):
         for attempt in (
             lambda n: members.get(db.session(), actor.organization_id, n),
@@ -229,7 +229,7 @@ def test_nobody_reaches_a_member_of_another_organization(actor: Actor) -> None:
 
 
 def test_change_member_records_what_changed(actor: Actor, organization: Organization) -> None:
-    noor = make.member(organization, "viewer", "Noor")
+    noor = factories.member(organization, "viewer", "Noor")
     members.change_member(actor, noor.id, name="Noor K.", role=Role.MANAGER)
     members.change_member(actor, noor.id, name="Noor K.", role=Role.MANAGER)
     (event,) = _events()
@@ -244,7 +244,7 @@ def test_change_member_records_what_changed(actor: Actor, organization: Organiza
 
 
 def test_own_role_stays(actor: Actor, maya: Member, organization: Organization) -> None:
-    make.member(organization, name="Second admin")
+    factories.member(organization, name="Second admin")
     with pytest.raises(Conflict, match="own role"):
         members.change_member(actor, maya.id, name="Maya", role=Role.VIEWER)
     assert members.change_member(actor, maya.id, name="Maya B.", role=Role.ADMIN).name == "Maya B."
@@ -253,8 +253,8 @@ def test_own_role_stays(actor: Actor, maya: Member, organization: Organization) 
 
 def test_last_admin_stays(organization: Organization, maya: Member) -> None:
     system = Actor.system(organization.id)
-    make.member(organization, disabled_at=clock.now())
-    make.member(make.organization())
+    factories.member(organization, disabled_at=clock.now())
+    factories.member(factories.organization())
     with pytest.raises(Conflict, match="at least one admin"):
         members.set_disabled(system, maya.id, disabled=True)
     with pytest.raises(Conflict, match="at least one admin"):
@@ -267,8 +267,8 @@ def test_last_admin_stays(organization: Organization, maya: Member) -> None:
 def test_disabled_member_loses_sessions_and_comes_back_without(
     actor: Actor, organization: Organization
 ) -> None:
-    noor = make.member(organization, "manager", "Noor")
-    session, _ = make.session(noor)
+    noor = factories.member(organization, "manager", "Noor")
+    session, _ = factories.session(noor)
     assert members.set_disabled(actor, noor.id, disabled=True).disabled_at is not None
     members.set_disabled(actor, noor.id, disabled=True)
     db.session.refresh(session)
@@ -292,7 +292,7 @@ def test_nobody_disables_themselves(actor: Actor, maya: Member) -> None:
 
 @pytest.fixture
 def noor(organization: Organization) -> Member:
-    return make.member(organization, "viewer", "Noor", email="noor@example.org")
+    return factories.member(organization, "viewer", "Noor", email="noor@example.org")
 
 
 def _accept(code: str, password: str = PASSWORD) -> Member:
@@ -300,7 +300,7 @@ def _accept(code: str, password: str = PASSWORD) -> Member:
 
 
 def test_link_sets_the_password_once(actor: Actor, noor: Member) -> None:
-    session, _ = make.session(noor)
+    session, _ = factories.session(noor)
     member, code = members.invitation(actor, noor.id)
     assert member.id == noor.id
     assert links.opened_by(db.session(), code).member.id == noor.id
@@ -322,11 +322,11 @@ def test_link_with_a_weak_password_can_be_tried_again(actor: Actor, noor: Member
     assert _accept(code).id == noor.id
 
 
-def test_link_lives_72_hours(actor: Actor, noor: Member, hands: Clock) -> None:
+def test_link_lives_72_hours(actor: Actor, noor: Member, fake_clock: Clock) -> None:
     _, code = members.invitation(actor, noor.id)
-    hands.advance(hours=71, minutes=59, seconds=59)
+    fake_clock.advance(hours=71, minutes=59, seconds=59)
     assert links.opened_by(db.session(), code).member.id == noor.id
-    hands.advance(seconds=1)
+    fake_clock.advance(seconds=1)
     with pytest.raises(NotFound):
         _accept(code)
 

@@ -14,7 +14,7 @@ from convene_keys.audit.log import Actor, Origin
 from convene_keys.db.session import db
 from convene_keys.errors import Invalid, NotFound, TooMany
 from convene_keys.models import AuditEvent, Member, Organization, SignInAttempt, SignInSession
-from tests import factories as make
+from tests import factories
 from tests.conftest import Clock
 from tests.databases import PEPPER
 
@@ -32,12 +32,12 @@ def stored() -> str:
 
 @pytest.fixture
 def organization(app: Flask) -> Organization:
-    return make.organization()
+    return factories.organization()
 
 
 @pytest.fixture
 def maya(organization: Organization, stored: str) -> Member:
-    return make.member(organization, email=EMAIL, password_hash=stored)
+    return factories.member(organization, email=EMAIL, password_hash=stored)
 
 
 def _sign_in(
@@ -73,7 +73,7 @@ def _attempts() -> int:
     return db.session.scalar(select(func.count()).select_from(SignInAttempt)) or 0
 
 
-def test_sign_in_makes_a_session_and_an_event(maya: Member, hands: Clock) -> None:
+def test_sign_in_makes_a_session_and_an_event(maya: Member, fake_clock: Clock) -> None:
     session = _sign_in()
     assert session.member_id == maya.id
     assert (session.ip, session.user_agent) == ("192.0.2.1", "Firefox")
@@ -98,8 +98,10 @@ def test_token_is_kept_as_a_digest_only(maya: Member) -> None:
 
 
 def test_sign_in_fails_alike_whatever_is_wrong(maya: Member, organization: Organization) -> None:
-    make.member(organization, email="new@example.org")
-    gone = make.member(organization, email="gone@example.org", password_hash=maya.password_hash)
+    factories.member(organization, email="new@example.org")
+    gone = factories.member(
+        organization, email="gone@example.org", password_hash=maya.password_hash
+    )
     gone.disabled_at = clock.now()
     db.session.commit()
     messages = set()
@@ -123,7 +125,7 @@ def test_sign_in_fails_alike_whatever_is_wrong(maya: Member, organization: Organ
 def test_sign_in_does_the_same_work_for_unknown_and_known_members(
     maya: Member, organization: Organization, email: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make.member(organization, email="new@example.org")
+    factories.member(organization, email="new@example.org")
     calls = []
     fits = passwords.fits
     monkeypatch.setattr(passwords, "fits", lambda *given: calls.append(given) or fits(*given))
@@ -182,7 +184,7 @@ def test_limits() -> None:
     assert timedelta(minutes=15) == sign_in.WINDOW
 
 
-def test_account_is_throttled_from_one_network(maya: Member, hands: Clock, few: None) -> None:
+def test_account_is_throttled_from_one_network(maya: Member, fake_clock: Clock, few: None) -> None:
     _guess(times=3)
     problem = _throttled()
     assert (problem.status, problem.retry_after) == (429, 900)
@@ -190,30 +192,32 @@ def test_account_is_throttled_from_one_network(maya: Member, hands: Clock, few: 
     assert _sign_in(origin=Origin("198.51.100.1")).member_id == maya.id
 
 
-def test_throttle_ends_when_the_window_moves_on(maya: Member, hands: Clock, few: None) -> None:
+def test_throttle_ends_when_the_window_moves_on(maya: Member, fake_clock: Clock, few: None) -> None:
     _guess(times=2)
-    hands.advance(minutes=10)
+    fake_clock.advance(minutes=10)
     _guess()
-    hands.advance(minutes=4, seconds=30)
+    fake_clock.advance(minutes=4, seconds=30)
     problem = _throttled()
     assert problem.retry_after == 30
     assert "wait a minute" in problem.detail
-    hands.advance(seconds=30)
+    fake_clock.advance(seconds=30)
     assert _sign_in().member_id == maya.id
 
 
 def test_tries_that_were_refused_do_not_lengthen_the_wait(
-    maya: Member, hands: Clock, few: None
+    maya: Member, fake_clock: Clock, few: None
 ) -> None:
     _guess(times=3)
     for _ in range(14):
-        hands.advance(minutes=1)
+        fake_clock.advance(minutes=1)
         _throttled()
-    hands.advance(minutes=1)
+    fake_clock.advance(minutes=1)
     assert _sign_in().member_id == maya.id
 
 
-def test_network_is_throttled_over_many_accounts(maya: Member, hands: Clock, few: None) -> None:
+def test_network_is_throttled_over_many_accounts(
+    maya: Member, fake_clock: Clock, few: None
+) -> None:
     for number in range(5):
         _guess(f"guess{number}@example.org")
     _throttled()
@@ -221,7 +225,9 @@ def test_network_is_throttled_over_many_accounts(maya: Member, hands: Clock, few
     assert _sign_in(origin=Origin("198.51.100.1")).member_id == maya.id
 
 
-def test_account_is_throttled_over_many_networks(maya: Member, hands: Clock, few: None) -> None:
+def test_account_is_throttled_over_many_networks(
+    maya: Member, fake_clock: Clock, few: None
+) -> None:
     for number in range(6):
         _guess(ip=f"192.0.2.{number}")
     _throttled(ip="198.51.100.1")
@@ -229,7 +235,7 @@ def test_account_is_throttled_over_many_networks(maya: Member, hands: Clock, few
 
 
 def test_network_of_a_recent_sign_in_is_not_shut_out_by_others(
-    maya: Member, hands: Clock, few: None
+    maya: Member, fake_clock: Clock, few: None
 ) -> None:
     _sign_in()
     for number in range(6):
@@ -243,7 +249,7 @@ def test_network_of_a_recent_sign_in_is_not_shut_out_by_others(
 
 
 def test_guessing_from_the_network_of_a_recent_sign_in_is_throttled(
-    maya: Member, hands: Clock, few: None
+    maya: Member, fake_clock: Clock, few: None
 ) -> None:
     _sign_in()
     _guess(times=3)
@@ -252,36 +258,40 @@ def test_guessing_from_the_network_of_a_recent_sign_in_is_throttled(
 
 @pytest.mark.parametrize(("days", "ip"), [(91, "192.0.2.1"), (0, None)])
 def test_network_is_known_for_a_while_and_by_its_address(
-    maya: Member, hands: Clock, few: None, days: int, ip: str | None
+    maya: Member, fake_clock: Clock, few: None, days: int, ip: str | None
 ) -> None:
     _sign_in(origin=Origin(ip))
-    hands.advance(days=days)
+    fake_clock.advance(days=days)
     for number in range(6):
         _guess(ip=f"198.51.100.{number}")
     _throttled(ip=ip)
 
 
-def test_ipv6_counts_by_its_64_bit_network(maya: Member, hands: Clock, few: None) -> None:
+def test_ipv6_counts_by_its_64_bit_network(maya: Member, fake_clock: Clock, few: None) -> None:
     for number in range(3):
         _guess(ip=f"2001:db8:1:2:{number}::1")
     _throttled(ip="2001:db8:1:2:ffff::9")
     _guess(ip="2001:db8:1:3::1")
 
 
-def test_ipv4_addresses_in_ipv6_form_are_told_apart(maya: Member, hands: Clock, few: None) -> None:
+def test_ipv4_addresses_in_ipv6_form_are_told_apart(
+    maya: Member, fake_clock: Clock, few: None
+) -> None:
     _guess(ip="192.0.2.1", times=2)
     _guess(ip="::ffff:192.0.2.1")
     _throttled(ip="192.0.2.1")
     _guess(ip="::ffff:192.0.2.2")
 
 
-def test_requests_without_an_address_share_one_count(maya: Member, hands: Clock, few: None) -> None:
+def test_requests_without_an_address_share_one_count(
+    maya: Member, fake_clock: Clock, few: None
+) -> None:
     _guess(ip=None, times=3)
     _throttled(ip=None)
 
 
 def test_success_forgets_the_tries_of_its_account_only(
-    maya: Member, hands: Clock, few: None
+    maya: Member, fake_clock: Clock, few: None
 ) -> None:
     _guess(times=2)
     _guess("other@example.org", times=2)
@@ -290,9 +300,9 @@ def test_success_forgets_the_tries_of_its_account_only(
     _guess(times=2)
 
 
-def test_old_tries_are_deleted(maya: Member, hands: Clock) -> None:
+def test_old_tries_are_deleted(maya: Member, fake_clock: Clock) -> None:
     _guess(times=2)
-    hands.advance(minutes=15)
+    fake_clock.advance(minutes=15)
     _guess()
     assert _attempts() == 1
 
@@ -319,34 +329,34 @@ def test_concurrent_guesses_cannot_exceed_the_limit(app: Flask, maya: Member, fe
 # Sessions ------------------------------------------------------------------------------------
 
 
-def test_session_ends_when_idle(maya: Member, hands: Clock) -> None:
+def test_session_ends_when_idle(maya: Member, fake_clock: Clock) -> None:
     token = sign_in.sign_in(EMAIL, PASSWORD, HERE, PEPPERS)
-    hands.advance(minutes=119, seconds=59)
+    fake_clock.advance(minutes=119, seconds=59)
     session = _of(token)
     assert session is not None
     assert sessions.note_seen(session.id, session.last_seen_at)
-    hands.advance(minutes=119, seconds=59)
+    fake_clock.advance(minutes=119, seconds=59)
     assert _of(token) is not None
-    hands.advance(seconds=1)
+    fake_clock.advance(seconds=1)
     assert _of(token) is None
 
 
-def test_session_ends_at_its_greatest_age(maya: Member, hands: Clock) -> None:
+def test_session_ends_at_its_greatest_age(maya: Member, fake_clock: Clock) -> None:
     token = sign_in.sign_in(EMAIL, PASSWORD, HERE, PEPPERS)
     for _ in range(24):
         session = _of(token)
         assert session is not None
         sessions.note_seen(session.id, session.last_seen_at)
-        hands.advance(hours=1)
+        fake_clock.advance(hours=1)
     assert _of(token) is None
     assert sessions.sessions(db.session(), maya.id, idle=IDLE, most=MOST) == []
 
 
-def test_being_seen_is_written_at_most_once_a_minute(maya: Member, hands: Clock) -> None:
+def test_being_seen_is_written_at_most_once_a_minute(maya: Member, fake_clock: Clock) -> None:
     session = _sign_in()
-    hands.advance(seconds=59)
+    fake_clock.advance(seconds=59)
     assert not sessions.note_seen(session.id, session.last_seen_at)
-    hands.advance(seconds=1)
+    fake_clock.advance(seconds=1)
     assert sessions.note_seen(session.id, session.last_seen_at)
     db.session.refresh(session)
     assert session.last_seen_at == clock.now()
@@ -359,11 +369,13 @@ def test_session_of_a_disabled_member_is_dead(maya: Member) -> None:
     assert _of(token) is None
 
 
-def test_session_is_fresh_for_thirty_minutes_after_the_password(maya: Member, hands: Clock) -> None:
+def test_session_is_fresh_for_thirty_minutes_after_the_password(
+    maya: Member, fake_clock: Clock
+) -> None:
     session = _sign_in()
-    hands.advance(minutes=29, seconds=59)
+    fake_clock.advance(minutes=29, seconds=59)
     assert sessions.is_recent(session)
-    hands.advance(seconds=1)
+    fake_clock.advance(seconds=1)
     assert not sessions.is_recent(session)
     sign_in.check_password(maya, session.id, PASSWORD, HERE, PEPPERS)
     db.session.refresh(session)
@@ -372,10 +384,10 @@ def test_session_is_fresh_for_thirty_minutes_after_the_password(maya: Member, ha
 
 
 def test_wrong_password_check_is_counted_and_recorded(
-    maya: Member, hands: Clock, few: None
+    maya: Member, fake_clock: Clock, few: None
 ) -> None:
     session = _sign_in()
-    hands.advance(hours=1)
+    fake_clock.advance(hours=1)
     for _ in range(3):
         with pytest.raises(Invalid) as info:
             sign_in.check_password(maya, session.id, "wrong", HERE, PEPPERS)
@@ -391,14 +403,14 @@ def test_wrong_password_check_is_counted_and_recorded(
 
 
 def test_password_check_is_not_slowed_down_by_tries_to_sign_in(
-    maya: Member, hands: Clock, few: None
+    maya: Member, fake_clock: Clock, few: None
 ) -> None:
     session = _sign_in()
     _guess(times=3)
     for number in range(3):
         _guess(ip=f"198.51.100.{number}")
     _throttled()
-    hands.advance(minutes=1)
+    fake_clock.advance(minutes=1)
     sign_in.check_password(maya, session.id, PASSWORD, HERE, PEPPERS)
     db.session.refresh(session)
     assert session.password_checked_at == clock.now()
@@ -437,7 +449,7 @@ def test_other_sessions_of_the_member_end(
 ) -> None:
     mine = sign_in.sign_in(EMAIL, PASSWORD, HERE, PEPPERS)
     elsewhere = sign_in.sign_in(EMAIL, PASSWORD, HERE, PEPPERS)
-    _, colleague = make.session(make.member(organization))
+    _, colleague = factories.session(factories.member(organization))
     session = _of(mine)
     assert session is not None
     end(maya, session)
@@ -465,15 +477,15 @@ def test_change_to_a_weak_password_is_refused(maya: Member) -> None:
     assert _events() == [("member.signed_in", "ok")]
 
 
-def test_sessions_lists_the_one_used_last_first(maya: Member, hands: Clock) -> None:
+def test_sessions_lists_the_one_used_last_first(maya: Member, fake_clock: Clock) -> None:
     first = _sign_in()
-    hands.advance(minutes=1)
+    fake_clock.advance(minutes=1)
     second = _sign_in()
     assert [s.id for s in sessions.sessions(db.session(), maya.id, idle=IDLE, most=MOST)] == [
         second.id,
         first.id,
     ]
-    hands.advance(minutes=2)
+    fake_clock.advance(minutes=2)
     sessions.note_seen(first.id, first.last_seen_at)
     assert [s.id for s in sessions.sessions(db.session(), maya.id, idle=IDLE, most=MOST)] == [
         first.id,

@@ -13,7 +13,7 @@ from convene_keys.db.session import db
 from convene_keys.keys import tokens
 from convene_keys.models import ApiKey, AuditEvent, Base, Booking, Member, Organization
 from convene_keys.operations.table import OPERATIONS
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock, challenge, new_browser
 from tests.databases import environ
 
@@ -228,12 +228,12 @@ def test_lists_page_through_their_cursors(call: Caller) -> None:
     assert second["next_cursor"] is None
 
 
-def test_bookings_are_decided(call: Caller, hands: Clock) -> None:
-    hands.advance(hours=1)
+def test_bookings_are_decided(call: Caller, fake_clock: Clock) -> None:
+    fake_clock.advance(hours=1)
     later = "2026-11-24T13:00:00Z"
     approved = BOOKING | {"status": "approved", "decided_at": later}
     assert call("POST", "/bookings/1/approve").json == approved
-    hands.advance(hours=1)
+    fake_clock.advance(hours=1)
     assert call("POST", "/bookings/1/approve").json == approved, "again changes nothing"
     assert call("POST", "/bookings/1/mark_paid").json == approved | {"paid": True}
     assert call("POST", "/bookings/1/mark_paid").json == approved | {"paid": True}
@@ -248,19 +248,19 @@ def test_bookings_are_decided(call: Caller, hands: Clock) -> None:
     assert {event.outcome for event in _events()[-5:]} == {"failed"}
 
 
-def test_applications_are_decided_and_reminded(call: Caller, hands: Clock) -> None:
+def test_applications_are_decided_and_reminded(call: Caller, fake_clock: Clock) -> None:
     path = "/vendor_applications/1"
     given = {"status": "waitlisted", "note": "ask\nagain שלום"}
     changed = call("PATCH", path, json=given).json
     assert changed == APPLICATION | given | {"decided_at": NOON}
-    hands.advance(hours=1)
+    fake_clock.advance(hours=1)
     assert call("PATCH", path, json={"status": "waitlisted"}).json == changed
     reminded = call("POST", f"{path}/remind").json
     assert reminded == changed | {"reminded_at": "2026-11-24T13:00:00Z"}
     assert call("POST", f"{path}/remind", 409).json["code"] == "reminded_recently"
     call("PATCH", path, json={"status": "declined", "note": None})
     assert call("GET", path).json["note"] == given["note"], "null leaves the note"
-    hands.advance(days=2)
+    fake_clock.advance(days=2)
     assert call("POST", f"{path}/remind", 409).json["code"] == "conflict"
 
 
@@ -309,11 +309,11 @@ def test_unknown_key_is_refused(client: Browser, organization: Organization) -> 
 
 
 def test_dead_keys_are_refused_and_recorded(
-    client: Browser, organization: Organization, maya: Member, hands: Clock
+    client: Browser, organization: Organization, maya: Member, fake_clock: Clock
 ) -> None:
     now = clock.now()
-    _, revoked = make.api_key(organization, "R", creator=maya, revoked_at=now, released_at=now)
-    _, expired = make.api_key(organization, "E", creator=maya, expires_at=now)
+    _, revoked = factories.api_key(organization, "R", creator=maya, revoked_at=now, released_at=now)
+    _, expired = factories.api_key(organization, "E", creator=maya, expires_at=now)
     for method, path in (("GET", "/me"), ("POST", "/bookings/1/approve"), ("GET", "/billing")):
         assert Caller(client, revoked)(method, path, 401).json["code"] == "key_revoked"
         assert Caller(client, expired)(method, path, 401).json["code"] == "key_expired"
@@ -337,7 +337,7 @@ def test_member_who_is_signed_in_still_needs_a_key(client: Browser, maya: Member
 
 
 def test_read_key_may_not_change(client: Browser, organization: Organization, maya: Member) -> None:
-    caller = Caller(client, make.api_key(organization, "R", creator=maya, scope="read")[1])
+    caller = Caller(client, factories.api_key(organization, "R", creator=maya, scope="read")[1])
     writes = [operation for operation in OPERATIONS if operation.method != "GET"]
     for operation in writes:
         path = operation.path.replace("{id}", "1")
@@ -388,12 +388,12 @@ def test_draft_organization_stops_its_keys(call: Caller, organization: Organizat
 
 
 def test_another_organizations_rows_are_not_there(
-    client: Browser, app: Flask, hands: Clock
+    client: Browser, app: Flask, fake_clock: Clock
 ) -> None:
     """Their numbers answer exactly like numbers that do not exist."""
-    theirs, mine = make.organization("Elsewhere"), make.organization()
-    make.market_data(theirs)
-    caller = Caller(client, make.api_key(mine, creator=make.member(mine))[1])
+    theirs, mine = factories.organization("Elsewhere"), factories.organization()
+    factories.market_data(theirs)
+    caller = Caller(client, factories.api_key(mine, creator=factories.member(mine))[1])
     for operation in OPERATIONS:
         if "{id}" not in operation.path:
             continue
@@ -464,10 +464,10 @@ def test_key_opens_no_page(client: Browser, key: tuple[ApiKey, str], maya: Membe
 
 
 def test_revoked_key_is_refused_on_pages_too(
-    client: Browser, organization: Organization, hands: Clock
+    client: Browser, organization: Organization, fake_clock: Clock
 ) -> None:
     now = clock.now()
-    _, secret = make.api_key(organization, revoked_at=now, released_at=now)
+    _, secret = factories.api_key(organization, revoked_at=now, released_at=now)
     assert client.get("/admin/api_keys", headers={"X-API-Key": secret}).status_code == 401
     assert [event.action for event in _events()] == ["key.refused"]
 
@@ -575,7 +575,7 @@ def test_forwarded_address_counts_as_far_as_proxies_are_trusted(
 ) -> None:
     app = create_app(environ(database_url, TRUSTED_PROXIES=hops))
     with app.app_context():
-        _, secret = make.api_key(make.organization())
+        _, secret = factories.api_key(factories.organization())
         headers = {"X-API-Key": secret, "X-Forwarded-For": "198.51.100.7, 203.0.113.9"}
         assert new_browser(app).get(f"{ROOT}/me", headers=headers).status_code == 200
         assert _events()[0].ip == kept
@@ -584,15 +584,15 @@ def test_forwarded_address_counts_as_far_as_proxies_are_trusted(
 
 
 def test_times_follow_rfc_3339_whatever_the_time_zone(
-    call: Caller, organization: Organization, hands: Clock
+    call: Caller, organization: Organization, fake_clock: Clock
 ) -> None:
     organization.timezone = "Asia/Tokyo"
     db.session.commit()
-    hands.advance(milliseconds=7)
+    fake_clock.advance(milliseconds=7)
     assert call("POST", "/bookings/1/approve").json["decided_at"] == "2026-11-24T12:00:00.007000Z"
-    hands.advance(hours=4)  # the 25th in Tokyo
+    fake_clock.advance(hours=4)  # the 25th in Tokyo
     assert call("GET", "/dashboard").json["upcoming_market_dates"] == 1
     organization.timezone = "UTC"
-    hands.moment += timedelta(days=11)
+    fake_clock.moment += timedelta(days=11)
     db.session.commit()
     assert call("GET", "/dashboard").json["next_market_date"] is None

@@ -15,7 +15,7 @@ from convene_keys.db.session import db
 from convene_keys.keys import tokens
 from convene_keys.models import AuditEvent, Base, Organization, VendorApplication
 from convene_keys.operations.table import OPERATIONS
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, new_browser
 from tests.databases import environ
 
@@ -27,7 +27,7 @@ NOTE = "update_vendor_application"
 
 @pytest.fixture
 def headers(organization: Organization) -> dict[str, str]:
-    _, secret = make.api_key(organization, creator=make.member(organization))
+    _, secret = factories.api_key(organization, creator=factories.member(organization))
     return {"Authorization": f"Bearer {secret}"}
 
 
@@ -275,9 +275,9 @@ def _caller(url: str) -> Iterator[Any]:
     app = create_app(environ(url, KEY_RATE_LIMIT="1000000/minute"))
     app.config["PROPAGATE_EXCEPTIONS"] = False
     with app.app_context():
-        organization = make.organization()
-        make.market_data(organization)
-        _, secret = make.api_key(organization, creator=make.member(organization))
+        organization = factories.organization()
+        factories.market_data(organization)
+        _, secret = factories.api_key(organization, creator=factories.member(organization))
         browser = new_browser(app)
 
         def call(method: str, path: str, **more: Any) -> Any:

@@ -13,7 +13,7 @@ from convene_keys.db.session import db
 from convene_keys.keys import tokens
 from convene_keys.models import ApiKey, AuditEvent, Member, Organization
 from convene_keys.operations.table import VERIFY as PATH
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock, challenge
 
 FORWARDED = ("X-Forwarded-Method", "X-Forwarded-Uri")
@@ -24,7 +24,7 @@ CHANGING = ("POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "PURGE", "VERS
 
 @pytest.fixture
 def reader(organization: Organization, maya: Member) -> tuple[ApiKey, str]:
-    return make.api_key(organization, "Reader", creator=maya, scope="read")
+    return factories.api_key(organization, "Reader", creator=maya, scope="read")
 
 
 def _ask(
@@ -79,7 +79,7 @@ def test_key_that_passes_is_named_to_the_proxy(
 
 def test_name_in_any_script_fits_a_header(client: Browser, organization: Organization) -> None:
     for name in ("Zoë’s 100 % laptop", "市場 🥕", "a/b?c=d&e\\f\"g'", "مفتاح"):
-        _, secret = make.api_key(organization, name)
+        _, secret = factories.api_key(organization, name)
         told = _ask(client, secret).headers["X-Convene-Key-Name"]
         assert told.isascii()
         assert set(told) <= set(tokens.ALPHABET + "-._~%")
@@ -102,11 +102,11 @@ def test_reading_passes_with_any_key_and_changing_with_one_that_may(
 
 
 def test_key_that_does_not_work_is_refused(
-    client: Browser, organization: Organization, maya: Member, hands: Clock
+    client: Browser, organization: Organization, maya: Member, fake_clock: Clock
 ) -> None:
     past = clock.now() - timedelta(days=1)
-    _, revoked = make.api_key(organization, "R", revoked_at=past, released_at=past)
-    _, expired = make.api_key(organization, "E", expires_at=past)
+    _, revoked = factories.api_key(organization, "R", revoked_at=past, released_at=past)
+    _, expired = factories.api_key(organization, "E", expires_at=past)
     for secret, code in (
         (None, "key_missing"),
         ("", "key_missing"),
@@ -119,11 +119,11 @@ def test_key_that_does_not_work_is_refused(
         assert _refusal(answer) == (401, code)
         assert answer.headers["WWW-Authenticate"] == challenge(code)
     assert {event.action for event in _events()} == {"key.refused", "key.expired"}
-    gone = make.member(organization, disabled_at=past)
-    _, secret = make.api_key(organization, "G", creator=gone)
+    gone = factories.member(organization, disabled_at=past)
+    _, secret = factories.api_key(organization, "G", creator=gone)
     assert _refusal(_ask(client, secret)) == (403, "creator_inactive")
-    elsewhere = make.organization("Elsewhere", status="draft")
-    _, secret = make.api_key(elsewhere)
+    elsewhere = factories.organization("Elsewhere", status="draft")
+    _, secret = factories.api_key(elsewhere)
     assert _refusal(_ask(client, secret, "POST", "/x")) == (403, "organization_draft")
     event = _events()[-1]
     assert (event.organization_id, event.target_name) == (elsewhere.id, "POST /x")

@@ -22,7 +22,7 @@ from convene_keys.http.access import Access, declared
 from convene_keys.keys import lifecycle, tokens
 from convene_keys.keys import queries as key_queries
 from convene_keys.models import ApiKey, AuditEvent, Member, Organization
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock, new_browser
 from tests.databases import environ
 from tests.reporters import (
@@ -188,16 +188,16 @@ def test_forged_reports_are_refused_and_end_nothing(
     assert good_one.status_code == 200
 
 
-def test_forger_is_made_to_wait(app: Flask, send: Send, hands: Clock) -> None:
+def test_forger_is_made_to_wait(app: Flask, send: Send, fake_clock: Clock) -> None:
     browser = new_browser(app)
     statuses = [browser.post(PATH, json=[]).status_code for _ in range(62)]
     assert statuses == [400] * 60 + [429] * 2
     assert send([]).status_code == 429
-    hands.advance(minutes=1)
+    fake_clock.advance(minutes=1)
     assert send([]).status_code == 200
 
 
-def test_signed_report_that_is_no_report_is_refused(send: Send, hands: Clock) -> None:
+def test_signed_report_that_is_no_report_is_refused(send: Send, fake_clock: Clock) -> None:
     for _ in range(2):
         for body, status in (
             (b"", 400),
@@ -212,7 +212,7 @@ def test_signed_report_that_is_no_report_is_refused(send: Send, hands: Clock) ->
 
 
 def test_size_that_is_not_told_is_limited_too(
-    strict_client: Browser, github: Reporter, hands: Clock
+    strict_client: Browser, github: Reporter, fake_clock: Clock
 ) -> None:
     body = b"[" + b" " * (8 * 1024 * 1024) + b"]"
     answer = strict_client.post(
@@ -230,17 +230,17 @@ def test_size_that_is_not_told_is_limited_too(
 
 
 def test_server_of_public_keys_that_is_down_or_rotates(
-    send: Send, server: KeyServer, github: Reporter, strict_client: Browser, hands: Clock
+    send: Send, server: KeyServer, github: Reporter, strict_client: Browser, fake_clock: Clock
 ) -> None:
     assert send([]).status_code == 200
     new = Reporter("new")
     server.tell(new.public)
-    hands.advance(minutes=2)
+    fake_clock.advance(minutes=2)
     answer = strict_client.post(PATH, data=b"[]", content_type=JSON, headers=new.headers(b"[]"))
     assert answer.status_code == 200, "asked for at once"
     assert send([]).status_code == 400
     server.stop()
-    hands.advance(days=9)
+    fake_clock.advance(days=9)
     answer = strict_client.post(PATH, data=b"[]", content_type=JSON, headers=new.headers(b"[]"))
     assert answer.status_code == 200
 
@@ -299,7 +299,7 @@ def test_without_the_setting_there_is_nothing(database_url: str, github: Reporte
 def test_ten_thousand_findings_take_less_than_a_second(
     app: Flask, send: Send, organization: Organization
 ) -> None:
-    real = [make.api_key(organization, f"Key {number}")[1] for number in range(200)]
+    real = [factories.api_key(organization, f"Key {number}")[1] for number in range(200)]
     others = [tokens.mint() for _ in range(5_000)] + [f"garbage {n}" for n in range(4_800)]
     body = json.dumps([entry(one) for one in others + real]).encode()
     assert send([]).status_code == 200  # what is loaded once is
@@ -316,7 +316,7 @@ def test_ten_thousand_findings_take_less_than_a_second(
 
 @pytest.mark.parametrize("scope", ["read", "read_write"])
 def test_key_burns_itself(app: Flask, organization: Organization, maya: Member, scope: str) -> None:
-    row, secret = make.api_key(organization, creator=maya, scope=scope)
+    row, secret = factories.api_key(organization, creator=maya, scope=scope)
     header = {"Authorization": f"Bearer {secret}"}
     answer = new_browser(app).post(BURN, headers=header)
     assert (answer.status_code, answer.json) == (200, {"status": "revoked"})
@@ -335,15 +335,15 @@ def test_key_burns_itself(app: Flask, organization: Organization, maya: Member, 
     assert [each.action for each in events()] == ["key.revoked", "key.refused"]
 
 
-def test_key_may_always_burn_itself(app: Flask, hands: Clock) -> None:
-    draft, live = make.organization(status="draft"), make.organization()
-    left = make.member(live, disabled_at=clock.now())
-    weak = make.member(live, "viewer")
-    _, wild = make.api_key(live, "Wild")
+def test_key_may_always_burn_itself(app: Flask, fake_clock: Clock) -> None:
+    draft, live = factories.organization(status="draft"), factories.organization()
+    left = factories.member(live, disabled_at=clock.now())
+    weak = factories.member(live, "viewer")
+    _, wild = factories.api_key(live, "Wild")
     secrets = [
-        make.api_key(draft)[1],
-        make.api_key(live, "Left", creator=left)[1],
-        make.api_key(live, "Weak", creator=weak)[1],
+        factories.api_key(draft)[1],
+        factories.api_key(live, "Left", creator=left)[1],
+        factories.api_key(live, "Weak", creator=weak)[1],
         wild,
     ]
     browser = new_browser(app)
@@ -357,10 +357,10 @@ def test_key_may_always_burn_itself(app: Flask, hands: Clock) -> None:
 
 
 def test_what_is_no_working_key_burns_nothing(
-    app: Flask, organization: Organization, key: tuple[ApiKey, str], hands: Clock
+    app: Flask, organization: Organization, key: tuple[ApiKey, str], fake_clock: Clock
 ) -> None:
     row, secret = key
-    _, expired = make.api_key(organization, "Expired", expires_at=hands.moment)
+    _, expired = factories.api_key(organization, "Expired", expires_at=fake_clock.moment)
     for headers, code in (
         ({}, "key_missing"),
         ({"X-API-Key": "garbage"}, "key_unknown"),

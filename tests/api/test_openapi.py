@@ -12,7 +12,7 @@ from convene_keys import create_app
 from convene_keys.api.openapi import document
 from convene_keys.models import Scope
 from convene_keys.operations.table import BY_NAME, OPERATIONS
-from tests import factories as make
+from tests import factories
 from tests.api.conftest import faults
 from tests.conftest import Browser, new_browser
 from tests.databases import environ
@@ -49,8 +49,8 @@ def test_it_is_valid_openapi_3_1() -> None:
 
 
 def test_everybody_may_read_it_and_keep_it_for_a_while(client: Browser) -> None:
-    organization = make.organization()
-    _, secret = make.api_key(organization)
+    organization = factories.organization()
+    _, secret = factories.api_key(organization)
     for headers in ({}, {"Authorization": f"Bearer {secret}"}):
         answer = client.get(ADDRESS, headers=headers)
         assert answer.status_code == 200
@@ -145,8 +145,8 @@ def test_no_developers_words_get_into_it() -> None:
 
 
 def test_an_answer_that_is_not_as_described_is_noticed(client: Browser, app: Flask) -> None:
-    organization = make.organization()
-    _, secret = make.api_key(organization)
+    organization = factories.organization()
+    _, secret = factories.api_key(organization)
     answer = client.get("/api/v1/admin/me", headers={"X-API-Key": secret})
     assert faults(app, answer) == []
     whole = answer.json

@@ -20,7 +20,7 @@ from convene_keys.db.session import db
 from convene_keys.models import AuditEvent, Base, Market, Vendor
 from convene_keys.operations.reference import describe
 from convene_keys.operations.table import OPERATIONS, ROOT
-from tests import factories as make
+from tests import factories
 from tests.servers import Server
 
 pytestmark = pytest.mark.pages  # what it finds lies in how input is read
@@ -80,10 +80,10 @@ def _is_beyond_the_schema(body: str) -> bool:
 def test_schemathesis_finds_nothing(app: Flask, database_url: str, tmp_path: Path) -> None:
     numbers, users = {}, []
     for name, bookings in (("there", 120), ("here", 80)):
-        organization = make.organization(name)
-        make.market_data(organization)
-        make.bookings(organization, range(4, bookings + 1))
-        header = {"name": "Authorization", "value": f"Bearer {make.api_key(organization)[1]}"}
+        organization = factories.organization(name)
+        factories.market_data(organization)
+        factories.bookings(organization, range(4, bookings + 1))
+        header = {"name": "Authorization", "value": f"Bearer {factories.api_key(organization)[1]}"}
         users.append({"name": name, "fixedHeaders": [header]})
         numbers[name] = organization.id
     for model in (Market, Vendor):

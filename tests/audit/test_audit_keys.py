@@ -21,7 +21,7 @@ from convene_keys.audit.log import Actor, Target, record
 from convene_keys.cli.audit import _line
 from convene_keys.db.session import db, transaction
 from convene_keys.models import AuditEvent, AuditSeal, Organization
-from tests import factories as make
+from tests import factories
 from tests.audit.test_seals import unguarded
 from tests.databases import PEPPER, environ
 
@@ -203,13 +203,13 @@ def test_forging_with_the_old_secret_is_found_everywhere(
 ) -> None:
     before, after = ROTATIONS[rotation]
     with started(database_url, before):
-        of = [make.organization().id for _ in range(3)]
+        of = [factories.organization().id for _ in range(3)]
         for each in (*of, *of[:2]):  # the third is idle from then on
             grow(each)
         grow(of[0], seal=False)  # waits for its seal while the secret is changed
     with started(database_url, after):
         seals.seal()
-        of.append(make.organization().id)  # which has never known the old secret
+        of.append(factories.organization().id)  # which has never known the old secret
         for each in (0, 1, 3, 0, 1, 3, 1):
             grow(of[each])
         honest = rows_now()
@@ -231,7 +231,7 @@ def test_forging_with_the_old_secret_is_found_everywhere(
 
 def test_log_made_anew_as_a_whole_is_found_with_a_head(app: Flask, database_url: str) -> None:
     """With nothing of the new key left, the log alone can only say since when that counts."""
-    of = make.organization().id
+    of = factories.organization().id
     before, after = ROTATIONS["key"]
     with started(database_url, before):
         grow(of)

@@ -23,7 +23,7 @@ from convene_keys.db.session import db, transaction
 from convene_keys.errors import Malformed
 from convene_keys.keys import tokens
 from convene_keys.models import AuditEvent, Organization, Outcome
-from tests import factories as make
+from tests import factories
 from tests.conftest import Clock
 
 ORIGIN = Origin("192.0.2.7", "curl/8", "r1")
@@ -31,7 +31,7 @@ ORIGIN = Origin("192.0.2.7", "curl/8", "r1")
 
 @pytest.fixture
 def organization(app: Flask) -> Organization:
-    return make.organization()
+    return factories.organization()
 
 
 def _record(actor: Actor, action: Action = Action.BOOKING_LISTED, **more: Any) -> AuditEvent:
@@ -50,8 +50,10 @@ def _ids(organization: Organization, **wanted: Any) -> list[int]:
     return [event.id for event in found]
 
 
-def test_record_keeps_who_what_where_and_when(organization: Organization, hands: Clock) -> None:
-    key, _ = make.api_key(organization)
+def test_record_keeps_who_what_where_and_when(
+    organization: Organization, fake_clock: Clock
+) -> None:
+    key, _ = factories.api_key(organization)
     event = _record(
         Actor.of_key(key, ORIGIN),
         Action.BOOKING_APPROVED,
@@ -80,8 +82,8 @@ def test_record_keeps_who_what_where_and_when(organization: Organization, hands:
 
 
 def test_actor_is_named_after_the_key_the_member_or_the_system(organization: Organization) -> None:
-    key, _ = make.api_key(organization, "Zapier")
-    member = make.member(organization, name="Noor")
+    key, _ = factories.api_key(organization, "Zapier")
+    member = factories.member(organization, name="Noor")
     assert Actor.of_key(key, ORIGIN).name == "Zapier"
     assert Actor.of_member(member, ORIGIN).name == "Noor"
     assert Actor.of_member(member, ORIGIN).member_id == member.id
@@ -145,11 +147,11 @@ def test_long_texts_are_cut_to_their_columns(organization: Organization) -> None
 
 
 @pytest.fixture
-def varied(organization: Organization, hands: Clock) -> dict[str, int]:
+def varied(organization: Organization, fake_clock: Clock) -> dict[str, int]:
     """Five events of each kind of actor, an hour apart, and one of another organization."""
-    key, _ = make.api_key(organization, "Claude 100%")
-    member = make.member(organization, name="Noor_1")
-    other = make.organization("Elsewhere")
+    key, _ = factories.api_key(organization, "Claude 100%")
+    member = factories.member(organization, name="Noor_1")
+    other = factories.organization("Elsewhere")
     made = {}
     booking = Target("booking", 7, "booking 7")
     for name, actor, more in (
@@ -160,7 +162,7 @@ def varied(organization: Organization, hands: Clock) -> dict[str, int]:
         ("other", Actor.system(other.id, ORIGIN), {"target": booking}),
     ):
         made[name] = _record(actor, **more).id
-        hands.advance(hours=1)
+        fake_clock.advance(hours=1)
     return made | {"key_id": key.id, "member_id": member.id}
 
 
@@ -216,7 +218,7 @@ def test_count_tells_how_many_and_stops_at_the_cap(
 
 
 def test_spans_are_counted_up_to_the_cap(
-    organization: Organization, varied: dict[str, int], hands: Clock
+    organization: Organization, varied: dict[str, int], fake_clock: Clock
 ) -> None:
     """What happened at a span's beginning counts, what happened at its end counts in the next."""
     own = AuditEvent.organization_id == organization.id
@@ -235,14 +237,14 @@ def test_spans_are_counted_up_to_the_cap(
 
 
 def test_spans_of_many_keys_are_counted_by_one_query(
-    organization: Organization, hands: Clock
+    organization: Organization, fake_clock: Clock
 ) -> None:
-    busy, _ = make.api_key(organization, "Busy")
-    idle, _ = make.api_key(organization, "Idle")
-    foreign, _ = make.api_key(make.organization(), "Foreign")
+    busy, _ = factories.api_key(organization, "Busy")
+    idle, _ = factories.api_key(organization, "Idle")
+    foreign, _ = factories.api_key(factories.organization(), "Foreign")
     for key in (busy, busy, foreign):
         _record(Actor.of_key(key, ORIGIN))
-    now, day = hands(), timedelta(days=1)
+    now, day = fake_clock(), timedelta(days=1)
     ids = [busy.id, idle.id, foreign.id]
     found = audit_queries.count_key_spans(
         db.session(), organization.id, ids, [(now - day, now), (now, now + day)], 9
@@ -271,10 +273,10 @@ def _fill(organization: Organization, number: int, per_moment: int = 3) -> None:
 @pytest.mark.parametrize("wanted", [Filter(), Filter(outcome="denied")])
 @pytest.mark.parametrize("limit", [1, 4, 100])
 def test_pages_are_complete_and_do_not_overlap(
-    organization: Organization, hands: Clock, wanted: Filter, limit: int
+    organization: Organization, fake_clock: Clock, wanted: Filter, limit: int
 ) -> None:
     _fill(organization, 23)
-    _fill(make.organization(), 5)
+    _fill(factories.organization(), 5)
     found: list[AuditEvent] = []
     before: int | None = None
     while True:
@@ -288,7 +290,7 @@ def test_pages_are_complete_and_do_not_overlap(
             break
         assert before == events[-1].id
         if len(found) == limit:
-            hands.advance(days=1)
+            fake_clock.advance(days=1)
             _record(Actor.system(organization.id))  # a new event moves no later page
     assert len(found) == (12 if wanted.outcome else 23)
     places = [(event.at, event.id) for event in found]
@@ -297,7 +299,7 @@ def test_pages_are_complete_and_do_not_overlap(
 
 
 def test_unknown_or_foreign_cursor_is_refused(organization: Organization) -> None:
-    foreign = _record(Actor.system(make.organization().id))
+    foreign = _record(Actor.system(factories.organization().id))
     for cursor in (foreign.id, 0, -1, 10**9):
         with pytest.raises(Malformed) as info:
             audit_queries.page(db.session(), organization.id, Filter(), before=cursor, limit=5)
@@ -323,12 +325,15 @@ def batches(app: Flask) -> Iterator[list[int]]:
 
 
 def test_export_is_complete_oldest_first_and_in_batches(
-    organization: Organization, hands: Clock, batches: list[int], monkeypatch: pytest.MonkeyPatch
+    organization: Organization,
+    fake_clock: Clock,
+    batches: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(export, "_EXPORT_BATCH", 10)
     _fill(organization, 25)
-    _fill(make.organization(), 5)
-    hands.advance(hours=1)
+    _fill(factories.organization(), 5)
+    fake_clock.advance(hours=1)
     places = []
     exported = export.export(db.session(), organization.id, Filter())
     batches.clear()
@@ -342,17 +347,17 @@ def test_export_is_complete_oldest_first_and_in_batches(
 
 
 def test_export_holds_no_transaction_while_a_batch_is_read(
-    organization: Organization, hands: Clock, monkeypatch: pytest.MonkeyPatch
+    organization: Organization, fake_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Events that come while a slow reader downloads are not part of it and nobody waits."""
     monkeypatch.setattr(export, "_EXPORT_BATCH", 2)
     _fill(organization, 5, per_moment=1)
-    hands.advance(minutes=1)
+    fake_clock.advance(minutes=1)
     seen, system = 0, Actor.system(organization.id)
     for _ in export.export(db.session(), organization.id, Filter()):
         seen += 1
         assert seen <= 5, "it never ends"
-        hands.advance(seconds=1)
+        fake_clock.advance(seconds=1)
         _record(system)
     assert seen == 5
 

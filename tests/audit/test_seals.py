@@ -26,7 +26,7 @@ from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, Target, event, record
 from convene_keys.db.session import db, raw_connection, transaction
 from convene_keys.models import AuditEvent, AuditSeal, Organization, Outcome
-from tests import factories as make
+from tests import factories
 from tests.cli.test_cli import Run, failed, run, succeeded  # noqa: F401  run is a fixture
 from tests.conftest import Browser, Clock, wait_for
 from tests.databases import AUDIT_KEY, PEPPER, Postgres, environ
@@ -81,9 +81,9 @@ class Log:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(f"seals {seed}")  # noqa: S311
-        self.mine, self.theirs = make.organization().id, make.organization().id
-        self.key = make.api_key(db.session.get_one(Organization, self.mine))[0].id
-        self.member = make.member(db.session.get_one(Organization, self.mine)).id
+        self.mine, self.theirs = factories.organization().id, factories.organization().id
+        self.key = factories.api_key(db.session.get_one(Organization, self.mine))[0].id
+        self.member = factories.member(db.session.get_one(Organization, self.mine)).id
         self.last, self.number = 0, 0
         self.kept: list[Any] = []
         for _ in range(3):
@@ -189,7 +189,7 @@ def seal_field(column: str) -> Callable[[Log], int]:
         seal = next(s for s in log.now[1] if s["batch"] == number)
         value = seal[column]
         if column == "organization_id":
-            value = make.organization().id
+            value = factories.organization().id
         elif isinstance(value, bytes):
             value = bytes([value[0] ^ 1]) + value[1:]
         elif isinstance(value, int):
@@ -465,7 +465,7 @@ def test_a_mac_covers_every_column_but_the_id() -> None:
     }
 
 
-def test_a_mac_stays_what_it_is_for_good(hands: Clock) -> None:
+def test_a_mac_stays_what_it_is_for_good(fake_clock: Clock) -> None:
     expected = "b8b37b2bf2fbbdca96f691b514bc54565764343f6ad2b9cdd7a60281449a6ce4"
     assert seals.mac(values_of(1, 7), seals.keys([PEPPER])[0]).hex() == expected
 
@@ -475,8 +475,8 @@ def test_a_mac_stays_what_it_is_for_good(hands: Clock) -> None:
     [{}, {"b": 1, "a": [1.5, None, True, {"ü": "“\\\n\0🥕"}]}, {"price": 1e300, "n": 2**60}],
 )
 def test_whatever_is_recorded_is_read_back_as_it_was_sealed(app: Flask, detail: Any) -> None:
-    of = make.organization()
-    key, _ = make.api_key(of, "“Ünïcode” 🥕\u2028")
+    of = factories.organization()
+    key, _ = factories.api_key(of, "“Ünïcode” 🥕\u2028")
     with transaction() as session:
         origin = Origin("2001:db8::1", "Mozilla/5.0 (“é”)", "r" * 32)
         target = Target("booking", 7, 'naïve ["booking", null] 7')
@@ -488,14 +488,14 @@ def test_whatever_is_recorded_is_read_back_as_it_was_sealed(app: Flask, detail: 
 
 
 def make_member(of: Organization) -> Any:
-    return make.member(of, name="Renée O’Neill")
+    return factories.member(of, name="Renée O’Neill")
 
 
 def test_batches_are_chained_per_organization_and_bounded(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seals, "BATCH_MAX", 10)
-    one, two = make.organization().id, make.organization().id
+    one, two = factories.organization().id, factories.organization().id
     ids = [*written(one, 15), *written(two, 15)]
     assert seals.seal() == {one: 15, two: 15}
     assert seals.seal() == {}
@@ -513,14 +513,14 @@ def test_batches_are_chained_per_organization_and_bounded(
     ]
 
 
-def test_sealing_is_due_when_the_oldest_event_is_old_enough(app: Flask, hands: Clock) -> None:
-    of, age = make.organization().id, timedelta(seconds=30)
+def test_sealing_is_due_when_the_oldest_event_is_old_enough(app: Flask, fake_clock: Clock) -> None:
+    of, age = factories.organization().id, timedelta(seconds=30)
     assert not seals.is_due(db.session(), age)
     written(of)
-    hands.advance(seconds=29)
+    fake_clock.advance(seconds=29)
     written(of)
     assert not seals.is_due(db.session(), age)
-    hands.advance(seconds=1)
+    fake_clock.advance(seconds=1)
     assert seals.is_due(db.session(), age)
     seals.seal()
     assert not seals.is_due(db.session(), age)
@@ -601,7 +601,7 @@ def write(database_url: str, worker: int, organization_id: int, events: int, mos
 def test_no_false_alarm_over_what_eight_writers_wrote(
     app: Flask, database_url: str, start: Callable[..., Any], events: int, most: int
 ) -> None:
-    of = [make.organization().id for _ in range(3)]
+    of = [factories.organization().id for _ in range(3)]
     writers = [
         start(target=write, args=(database_url, worker, of[worker % 3], events, most))
         for worker in range(8)
@@ -663,7 +663,7 @@ def test_an_id_that_becomes_visible_late_is_waited_for(
     postgresql: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seals, "PATIENCE", "100ms")
-    of = make.organization().id
+    of = factories.organization().id
     statement = insert(EVENT).returning(EVENT.c.id)
     with db.engine.connect() as slow:
         late = slow.execute(statement, honest(values_of(of, 1))).scalar_one()
@@ -699,7 +699,7 @@ def test_a_seal_stays(app: Flask, log: Log, statement: str) -> None:
 
 
 def test_events_from_before_the_seals_get_their_mac(app: Flask) -> None:
-    of = make.organization().id
+    of = factories.organization().id
     db.session.rollback()
     downgrade(revision="0001")
     columns = ("at", "organization_id", "actor", "action", "outcome", "detail")
@@ -761,7 +761,7 @@ def test_an_organization_that_is_not_there_is_named(run: Run) -> None:  # noqa: 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_every_export_is_sealed(app: Flask, run: Run, client: Browser, form: str) -> None:  # noqa: F811
-    member = make.member(make.organization())
+    member = factories.member(factories.organization())
     client.sign_in(member)
     written(member.organization_id)
     succeeded(run("audit", "export", "--organization", member.organization_id, "--format", form))
@@ -771,19 +771,19 @@ def test_every_export_is_sealed(app: Flask, run: Run, client: Browser, form: str
     assert (verdict.sealed, verdict.unsealed) == (2, 0)  # the export itself is the second
 
 
-def test_page_says_up_to_when_it_is_sealed(client: Browser, hands: Clock) -> None:
-    member = make.member(make.organization(timezone="Europe/Berlin"))
+def test_page_says_up_to_when_it_is_sealed(client: Browser, fake_clock: Clock) -> None:
+    member = factories.member(factories.organization(timezone="Europe/Berlin"))
     client.sign_in(member)
     assert "ealed" not in client.get("/admin/audit_log").text
     (event_id,) = written(member.organization_id)
     assert "ealed" not in client.get("/admin/audit_log").text
-    hands.advance(minutes=5)
+    fake_clock.advance(minutes=5)
     assert "The newest lines are not sealed yet" in client.get("/admin/audit_log").text
     seals.seal()
     html = " ".join(client.get("/admin/audit_log").text.split())
     assert 'Sealed up to <time datetime="2026-11-24T12:05:00Z"' in html
     assert ">13:05</time>, checked" in html.replace("> 13:05", ">13:05")
-    hands.advance(hours=12)
+    fake_clock.advance(hours=12)
     client.sign_in(member)
     assert "24 Nov 2026</time>, checked" in client.get("/admin/audit_log").text
     unguarded(
@@ -817,10 +817,10 @@ def test_a_glance_finds_what_was_done_to_the_newest_batch(log: Log, kind: str) -
 
 
 def test_workers_seal_by_themselves(
-    app: Flask, hands: Clock, database_url: str, tmp_path: Path
+    app: Flask, fake_clock: Clock, database_url: str, tmp_path: Path
 ) -> None:
-    of = make.organization().id
-    hands.advance(days=-1)
+    of = factories.organization().id
+    fake_clock.advance(days=-1)
     written(of, 3)
 
     def sealed() -> bool:
@@ -835,7 +835,7 @@ def test_workers_seal_by_themselves(
 def test_sealer_outlives_a_failure_and_stops_when_told(
     app: Flask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    of = make.organization().id
+    of = factories.organization().id
     written(of)
     db.session.execute(text("ALTER TABLE audit_seal RENAME TO elsewhere"))
     db.session.commit()

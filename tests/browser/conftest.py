@@ -140,7 +140,7 @@ def unexpected(said: list[str], problem: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Place:
+class SeededSite:
     """The product with a season's data, and a browser for each person in it."""
 
     server: Server
@@ -159,12 +159,12 @@ class Place:
 
 
 @pytest.fixture(scope="session")
-def place(
+def seeded_site(
     chromium: Browser, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Place]:
+) -> Iterator[SeededSite]:
     folder = tmp_path_factory.mktemp("place")
     shutil.copy(sqlite_template, folder / "season.db")
     url = f"sqlite:///{folder}/season.db"
     made = season(url)
     with Server(url, folder / "server.log") as server:
-        yield Place(server, made, {})
+        yield SeededSite(server, made, {})

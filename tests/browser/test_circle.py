@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from convene_keys import create_app
-from tests.browser.conftest import PATIENCE, Place, listen, pasted, unexpected
+from tests.browser.conftest import PATIENCE, SeededSite, listen, pasted, unexpected
 from tests.browser.test_main_job import PASSWORD, call
 from tests.databases import environ
 from tests.servers import Server
@@ -226,9 +226,9 @@ STOPWATCH = """() => {
 }"""
 
 
-def test_a_revoked_key_says_so_at_once(place: Place, chromium: Browser) -> None:
+def test_a_revoked_key_says_so_at_once(seeded_site: SeededSite, chromium: Browser) -> None:
     """At most 100 ms in the median on a quiet machine; a busy one may take some more."""
-    page = place.page_of(chromium, "otto")
+    page = seeded_site.page_of(chromium, "otto")
     page.goto("/admin/api_keys?sort=created&dir=asc")
     page.evaluate(STOPWATCH)
     for number in range(15):

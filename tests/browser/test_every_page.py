@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from convene_keys import create_app
 from convene_keys.accounts import organizations
 from convene_keys.http.access import Access, declared
-from tests.browser.conftest import Place, listen, unexpected
+from tests.browser.conftest import SeededSite, listen, unexpected
 from tests.browser.season import LONG
 from tests.databases import PEPPER, SECRET_KEY, environ
 from tests.servers import Server
@@ -269,10 +269,10 @@ VISITS = [*_pages(), *STATES]
 
 
 @pytest.mark.parametrize("visit", VISITS, ids=lambda visit: visit.name)
-def test_a_page(visit: Visit, place: Place, chromium: Browser) -> None:
-    names = place.season.names
-    page = place.page_of(chromium, visit.person)
-    said = listen(page, place.server.url)
+def test_a_page(visit: Visit, seeded_site: SeededSite, chromium: Browser) -> None:
+    names = seeded_site.season.names
+    page = seeded_site.page_of(chromium, visit.person)
+    said = listen(page, seeded_site.server.url)
     page.set_viewport_size({"width": visit.width, "height": 800})
     answer = page.goto(re.sub(r"<(\w+)>", lambda found: names[found[1]], visit.address))
     assert answer is not None
@@ -306,8 +306,10 @@ def test_set_up_and_a_database_that_is_away(
     assert not faults, "\n".join(faults)
 
 
-def test_signing_in_stands_in_the_middle_of_a_tall_screen(place: Place, chromium: Browser) -> None:
-    page = place.page_of(chromium, "nobody")
+def test_signing_in_stands_in_the_middle_of_a_tall_screen(
+    seeded_site: SeededSite, chromium: Browser
+) -> None:
+    page = seeded_site.page_of(chromium, "nobody")
     page.goto("/login")
     for height in (568, 800, 1_600):
         page.set_viewport_size({"width": 390, "height": height})

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 from convene_keys import create_app
 from convene_keys.audit.log import Origin
 from convene_keys.db.session import db
-from tests import factories as make
+from tests import factories
 from tests.browser.conftest import PATIENCE, listen
 from tests.browser.season import signed
 from tests.databases import environ
@@ -30,18 +30,24 @@ def incident(sqlite_url: str, server: Server) -> Incident:
     """A stranger approved three bookings with a key; the last of them was paid since."""
     app = create_app(environ(sqlite_url))
     with app.app_context():
-        organization = make.organization()
-        make.market_data(organization)
-        maya, sam = (make.member(organization, "manager", name) for name in ("Maya", "Sam"))
-        key, secret = make.api_key(organization, "Website", creator=maya)
+        organization = factories.organization()
+        factories.market_data(organization)
+        maya, sam = (factories.member(organization, "manager", name) for name in ("Maya", "Sam"))
+        key, secret = factories.api_key(organization, "Website", creator=maya)
         stranger = Origin("203.0.113.66")
         for _ in range(3):
-            make.call(secret, "list_bookings", stranger)
+            factories.call(secret, "list_bookings", stranger)
         for number in (1, 2, 3):
-            make.call(secret, "approve_booking", stranger, id=number)
-        make.decide(sam, "mark_booking_paid", id=3)
+            factories.call(secret, "approve_booking", stranger, id=number)
+        factories.decide(sam, "mark_booking_paid", id=3)
         cookies = [
-            [{"name": "convene", "value": signed(app, make.session(who)[1]), "url": server.url}]
+            [
+                {
+                    "name": "convene",
+                    "value": signed(app, factories.session(who)[1]),
+                    "url": server.url,
+                }
+            ]
             for who in (maya, sam)
         ]
         made = Incident(f"/admin/api_keys/{key.id}/leak", *cookies)

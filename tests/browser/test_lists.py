@@ -4,7 +4,7 @@ import re
 
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.browser.conftest import Place, set_up
+from tests.browser.conftest import SeededSite, set_up
 
 
 def test_a_list_says_that_it_loads_and_its_bars_narrow_it(page: Page) -> None:
@@ -46,9 +46,9 @@ def test_the_log_on_paper_is_the_log_alone(page: Page) -> None:
 
 
 def test_a_menu_closes_for_the_dialog_it_opens_and_has_the_focus_after_it(
-    place: Place, chromium: Browser
+    seeded_site: SeededSite, chromium: Browser
 ) -> None:
-    page = place.page_of(chromium, "maya")
+    page = seeded_site.page_of(chromium, "maya")
     page.goto("/admin/bookings")
     menu = page.locator("td .menu:has(a)").first
     menu.locator("summary").press("Enter")

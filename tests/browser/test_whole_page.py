@@ -11,7 +11,7 @@ from convene_keys import clock, create_app
 from convene_keys.accounts import passwords
 from convene_keys.db.session import db
 from convene_keys.models import SignInSession
-from tests import factories as make
+from tests import factories
 from tests.browser.conftest import PATIENCE, listen, unexpected
 from tests.browser.season import signed
 from tests.browser.test_main_job import PASSWORD
@@ -28,15 +28,15 @@ def app(sqlite_url: str) -> Flask:
 def maya(app: Flask, server: Server) -> list[Any]:
     """Maya's cookie; her keys: one that ends soon, and a new one that has called."""
     with app.app_context():
-        organization = make.organization()
-        make.market_data(organization)
+        organization = factories.organization()
+        factories.market_data(organization)
         hashed = passwords.hash_password(PASSWORD, [PEPPER])
-        maya = make.member(organization, email="maya@example.org", password_hash=hashed)
+        maya = factories.member(organization, email="maya@example.org", password_hash=hashed)
         ends = clock.now() + timedelta(days=3)
-        make.api_key(organization, "Stall", creator=maya, expires_at=ends)
-        _, secret = make.api_key(organization, "Website", creator=maya)
-        make.call(secret, "list_bookings")
-        cookie = signed(app, make.session(maya)[1])
+        factories.api_key(organization, "Stall", creator=maya, expires_at=ends)
+        _, secret = factories.api_key(organization, "Website", creator=maya)
+        factories.call(secret, "list_bookings")
+        cookie = signed(app, factories.session(maya)[1])
         db.session.remove()
         db.engine.dispose()
     return [{"name": "convene", "value": cookie, "url": server.url}]

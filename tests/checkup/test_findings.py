@@ -16,7 +16,7 @@ from convene_keys.keys import lifecycle
 from convene_keys.models import ApiKey, AuditEvent, KeyUse, Member, Organization, Role, Tool
 from convene_keys.operations import runner, table
 from convene_keys.text import fold
-from tests import factories as make
+from tests import factories
 from tests.conftest import Clock
 from tests.databases import PEPPER
 
@@ -35,7 +35,7 @@ def of(organization: Organization) -> Organization:
 
 @pytest.fixture
 def maya(of: Organization) -> Member:
-    return make.member(of)
+    return factories.member(of)
 
 
 def good(of: Organization, maya: Member, **values: Any) -> tuple[ApiKey, str]:
@@ -44,7 +44,7 @@ def good(of: Organization, maya: Member, **values: Any) -> tuple[ApiKey, str]:
     made = values.pop("made", now)
     used = {"last_used_at": now, "last_used_ip": HOME, "last_used_user_agent": CLAUDE}
     values = {**GOOD, **used, "expires_at": now + 365 * DAY, "created_at": made, **values}
-    return make.api_key(of, creator=maya, **values)
+    return factories.api_key(of, creator=maya, **values)
 
 
 def found(of: Organization) -> dict[str, list[str]]:
@@ -101,7 +101,7 @@ def test_each_finding_counts_against_one_habit(of: Organization, maya: Member) -
 def test_rotation_is_due_by_the_calendar(
     of: Organization,
     maya: Member,
-    hands: Clock,
+    fake_clock: Clock,
     months: int,
     made: tuple[int, int, int],
     soon: tuple[int, int, int],
@@ -109,7 +109,7 @@ def test_rotation_is_due_by_the_calendar(
 ) -> None:
     of.rotate_months = months
     db.session.commit()
-    hands.moment = datetime(*made, 8, 30, 5, tzinfo=UTC)
+    fake_clock.moment = datetime(*made, 8, 30, 5, tzinfo=UTC)
     key, _ = good(of, maya)
     assert key.rotate_by == datetime(*due, tzinfo=UTC).date()
     for moment, expected in (
@@ -118,7 +118,7 @@ def test_rotation_is_due_by_the_calendar(
         (datetime(*due, 8, 30, 5, tzinfo=UTC) - SECOND, "due-soon"),
         (datetime(*due, 8, 30, 5, tzinfo=UTC), "due"),
     ):
-        hands.moment = moment
+        fake_clock.moment = moment
         key = db.session.get_one(ApiKey, key.id)
         key.last_used_at, key.expires_at = moment, moment + DAY
         db.session.commit()
@@ -126,15 +126,15 @@ def test_rotation_is_due_by_the_calendar(
 
 
 def test_rotation_is_no_longer_due_once_there_is_a_successor_or_more_time(
-    of: Organization, maya: Member, hands: Clock
+    of: Organization, maya: Member, fake_clock: Clock
 ) -> None:
-    key, _ = good(of, maya, made=clock.months_after(hands(), -7))
+    key, _ = good(of, maya, made=clock.months_after(fake_clock(), -7))
     assert found(of) == {"due": [NAME]}
     of.rotate_months = 15
     db.session.commit()
     assert found(of) == {}
     of.rotate_months = 6
-    key.released_at = hands()
+    key.released_at = fake_clock()
     db.session.commit()
     good(of, maya, predecessor_id=key.id)
     assert found(of) == {}, "neither the old one nor the new one"
@@ -142,13 +142,13 @@ def test_rotation_is_no_longer_due_once_there_is_a_successor_or_more_time(
 
 @pytest.mark.parametrize("change", ["disabled", "demoted"])
 def test_key_is_older_than_a_change_in_the_team(
-    of: Organization, maya: Member, hands: Clock, change: str
+    of: Organization, maya: Member, fake_clock: Clock, change: str
 ) -> None:
-    tomasz = make.member(of, "manager", "Tomasz")
-    ines = make.member(of, "viewer", "Inès")
+    tomasz = factories.member(of, "manager", "Tomasz")
+    ines = factories.member(of, "viewer", "Inès")
     actor = Actor.of_member(maya, Origin())
     good(of, maya)
-    hands.advance(seconds=1)
+    fake_clock.advance(seconds=1)
     members.change_member(actor, tomasz.id, name="Tomasz A", role=Role.ADMIN)
     members.set_disabled(actor, ines.id, disabled=True)
     assert found(of) == {}, "nobody who could make keys left"
@@ -159,7 +159,7 @@ def test_key_is_older_than_a_change_in_the_team(
     good(of, maya, name="Made at that very moment")
     assert found(of) == {"team-changed": [NAME]}
     (finding,) = checkup_findings.findings(db.session(), of.id)
-    assert (finding.who, finding.at) == ("Tomasz A", hands())
+    assert (finding.who, finding.at) == ("Tomasz A", fake_clock())
     db.session.rollback()
     if change == "disabled":
         members.set_disabled(actor, tomasz.id, disabled=False)
@@ -169,18 +169,18 @@ def test_key_is_older_than_a_change_in_the_team(
 
 
 def test_each_change_in_the_team_is_a_finding_and_rotation_settles_it(
-    of: Organization, maya: Member, hands: Clock
+    of: Organization, maya: Member, fake_clock: Clock
 ) -> None:
     actor = Actor.of_member(maya, Origin())
     key, _ = good(of, maya)
     for name in ("Otto", "Ada"):
-        hands.advance(days=1)
-        member = make.member(of, "manager", name)
+        fake_clock.advance(days=1)
+        member = factories.member(of, "manager", name)
         members.set_disabled(actor, member.id, disabled=True)
     findings = checkup_findings.findings(db.session(), of.id)
     assert [finding.who for finding in findings] == ["Ada", "Otto"]
     db.session.rollback()
-    key.released_at = hands()
+    key.released_at = fake_clock()
     db.session.commit()
     good(of, maya, predecessor_id=key.id)
     assert found(of) == {}
@@ -189,7 +189,7 @@ def test_each_change_in_the_team_is_a_finding_and_rotation_settles_it(
 @pytest.mark.parametrize("change", ["disabled", "demoted"])
 def test_key_was_made_by_someone_who_left(of: Organization, maya: Member, change: str) -> None:
     actor = Actor.of_member(maya, Origin())
-    tomasz = make.member(of, "manager", "Tomasz")
+    tomasz = factories.member(of, "manager", "Tomasz")
     key, _ = good(of, tomasz, expires_at=None, name="test")
     assert "maker-gone" not in found(of)
     if change == "disabled":
@@ -202,33 +202,35 @@ def test_key_was_made_by_someone_who_left(of: Organization, maya: Member, change
 
 
 def test_key_that_nobody_in_particular_made_has_no_maker_to_leave(of: Organization) -> None:
-    make.api_key(of, **GOOD, expires_at=clock.now() + DAY)
+    factories.api_key(of, **GOOD, expires_at=clock.now() + DAY)
     assert found(of) == {}
 
 
-def test_key_is_shared_by_two_places(of: Organization, maya: Member, hands: Clock) -> None:
+def test_key_is_shared_by_two_places(of: Organization, maya: Member, fake_clock: Clock) -> None:
     _, token = good(of, maya, last_used_at=None)
     call(token, HOME)
-    hands.advance(minutes=30)
+    fake_clock.advance(minutes=30)
     call(token, MARKET)
     assert found(of) == {}, "carried from one to the other"
-    hands.advance(minutes=30, seconds=1)
+    fake_clock.advance(minutes=30, seconds=1)
     call(token, HOME)
     assert found(of) == {}, "and back, after more than an hour"
-    hands.advance(minutes=29, seconds=59)
+    fake_clock.advance(minutes=29, seconds=59)
     call(token, MARKET)
     assert found(of) == {"shared": [NAME]}, "back within the hour, to the second"
     (finding,) = checkup_findings.findings(db.session(), of.id)
     assert finding.concerned[0].seen == (HOME, MARKET)
-    assert finding.concerned[0].since == hands()
+    assert finding.concerned[0].since == fake_clock()
     db.session.rollback()
-    hands.advance(days=7, seconds=-1)
+    fake_clock.advance(days=7, seconds=-1)
     assert found(of) == {"shared": [NAME]}
-    hands.advance(seconds=1)
+    fake_clock.advance(seconds=1)
     assert found(of) == {}
 
 
-def test_key_is_shared_by_two_kinds_of_client(of: Organization, maya: Member, hands: Clock) -> None:
+def test_key_is_shared_by_two_kinds_of_client(
+    of: Organization, maya: Member, fake_clock: Clock
+) -> None:
     _, token = good(of, maya, last_used_at=None, tool="other")
     for agent in (CLAUDE, "curl/8.1", "claude-desktop/2.0"):
         call(token, HOME, agent)
@@ -237,7 +239,7 @@ def test_key_is_shared_by_two_kinds_of_client(of: Organization, maya: Member, ha
 
 
 def test_another_version_of_the_same_client_is_no_other_one(
-    of: Organization, maya: Member, hands: Clock
+    of: Organization, maya: Member, fake_clock: Clock
 ) -> None:
     _, token = good(of, maya, last_used_at=None)
     for version in (1, 2, 1, 2):
@@ -247,7 +249,7 @@ def test_another_version_of_the_same_client_is_no_other_one(
     assert db.session.query(KeyUse).count() == 1, "and it is one place"
 
 
-def test_cloud_is_one_place(of: Organization, maya: Member, hands: Clock) -> None:
+def test_cloud_is_one_place(of: Organization, maya: Member, fake_clock: Clock) -> None:
     _, token = good(of, maya, last_used_at=None, tool="chatgpt")
     for ip in (HOME, MARKET) * 2:
         call(token, ip, "Mozilla/5.0 AppleWebKit/537.36; compatible; ChatGPT-User/1.0; +https://x")
@@ -283,54 +285,56 @@ def test_user_agent_contradicts_the_tool(
     assert found(of) == {}
 
 
-def test_key_is_idle(of: Organization, maya: Member, hands: Clock) -> None:
+def test_key_is_idle(of: Organization, maya: Member, fake_clock: Clock) -> None:
     key, _ = good(of, maya)
     of.rotate_months = 24
     db.session.commit()
-    hands.advance(days=90, seconds=-1)
+    fake_clock.advance(days=90, seconds=-1)
     assert found(of) == {}
-    hands.advance(seconds=1)
+    fake_clock.advance(seconds=1)
     assert found(of) == {"idle": [NAME]}
-    key.last_used_at = hands()
+    key.last_used_at = fake_clock()
     db.session.commit()
     assert found(of) == {}
 
 
-def test_key_was_never_used(of: Organization, maya: Member, hands: Clock) -> None:
+def test_key_was_never_used(of: Organization, maya: Member, fake_clock: Clock) -> None:
     _, token = good(of, maya, last_used_at=None)
-    hands.advance(days=14, seconds=-1)
+    fake_clock.advance(days=14, seconds=-1)
     assert found(of) == {}
-    hands.advance(seconds=1)
+    fake_clock.advance(seconds=1)
     assert found(of) == {"unused": [NAME]}
     call(token, HOME)
     assert found(of) == {}
 
 
-def test_key_may_change_things_but_only_reads(of: Organization, maya: Member, hands: Clock) -> None:
+def test_key_may_change_things_but_only_reads(
+    of: Organization, maya: Member, fake_clock: Clock
+) -> None:
     of.rotate_months = 24
     db.session.commit()
     key, token = good(of, maya, last_used_at=None, scope="read_write")
     call(token, HOME)
-    hands.advance(days=30, seconds=-1)
+    fake_clock.advance(days=30, seconds=-1)
     call(token, HOME)
     assert found(of) == {}
-    hands.advance(seconds=1)
+    fake_clock.advance(seconds=1)
     assert found(of) == {"only-reads": [NAME]}
     call(token, HOME, name="approve_booking", id=1)
     assert found(of) == {}
-    assert db.session.get_one(ApiKey, key.id).last_changed_at == hands()
-    hands.advance(days=89)
+    assert db.session.get_one(ApiKey, key.id).last_changed_at == fake_clock()
+    fake_clock.advance(days=89)
     call(token, HOME)
-    hands.advance(days=1, seconds=-1)
+    fake_clock.advance(days=1, seconds=-1)
     assert found(of) == {}
-    hands.advance(seconds=1)
+    fake_clock.advance(seconds=1)
     assert found(of) == {"only-reads": [NAME]}
-    hands.advance(days=89)
+    fake_clock.advance(days=89)
     assert found(of) == {"idle": [NAME]}, "then nothing is known of what it does"
 
 
 def test_a_change_that_failed_is_none_and_one_that_succeeded_is_noted_once_a_day(
-    of: Organization, maya: Member, hands: Clock
+    of: Organization, maya: Member, fake_clock: Clock
 ) -> None:
     key, token = good(of, maya, last_used_at=None, scope="read_write")
 
@@ -342,14 +346,14 @@ def test_a_change_that_failed_is_none_and_one_that_succeeded_is_noted_once_a_day
         call(token, HOME, name="approve_booking", id=99)
     assert changed() is None
     call(token, HOME, name="approve_booking", id=1)
-    first = hands()
+    first = fake_clock()
     assert changed() == first
-    hands.advance(days=1, seconds=-1)
+    fake_clock.advance(days=1, seconds=-1)
     call(token, HOME, name="approve_booking", id=2)
     assert changed() == first
-    hands.advance(seconds=1)
+    fake_clock.advance(seconds=1)
     call(token, HOME, name="approve_booking", id=3)
-    assert changed() == hands()
+    assert changed() == fake_clock()
 
 
 @pytest.mark.parametrize(
@@ -403,10 +407,10 @@ def test_key_has_no_end_date(of: Organization, maya: Member) -> None:
 
 def test_too_many_members_may_create_keys(of: Organization, maya: Member) -> None:
     for number in range(MAKERS_MAX - 1):
-        make.member(of, "manager", f"Manager {number}")
-    make.member(of, "viewer", "Viewer")
+        factories.member(of, "manager", f"Manager {number}")
+    factories.member(of, "viewer", "Viewer")
     assert found(of) == {}
-    one_more = make.member(of, "manager", "Zoë")
+    one_more = factories.member(of, "manager", "Zoë")
     assert len(found(of)["makers"]) == MAKERS_MAX + 1
     of.key_makers = "admins"
     db.session.commit()
@@ -419,13 +423,13 @@ def test_too_many_members_may_create_keys(of: Organization, maya: Member) -> Non
 
 
 def test_keys_that_ended_and_other_organizations_are_not_looked_at(
-    of: Organization, maya: Member, hands: Clock
+    of: Organization, maya: Member, fake_clock: Clock
 ) -> None:
-    bad = {"name": "test", "last_used_at": None, "made": hands() - 400 * DAY}
-    good(of, maya, **bad, revoked_at=hands(), released_at=hands())
-    good(of, maya, **bad, expires_at=hands(), released_at=hands())
-    other = make.organization("Other")
-    good(other, make.member(other), **bad)
+    bad = {"name": "test", "last_used_at": None, "made": fake_clock() - 400 * DAY}
+    good(of, maya, **bad, revoked_at=fake_clock(), released_at=fake_clock())
+    good(of, maya, **bad, expires_at=fake_clock(), released_at=fake_clock())
+    other = factories.organization("Other")
+    good(other, factories.member(other), **bad)
     assert found(of) == {}
     assert set(found(other)) == {"due", "unused", "vague"}
 
@@ -439,10 +443,10 @@ def events(action: str) -> list[AuditEvent]:
 
 
 def test_mend_revokes_those_still_concerned_and_tells_of_the_rest(
-    of: Organization, maya: Member, hands: Clock
+    of: Organization, maya: Member, fake_clock: Clock
 ) -> None:
     actor = Actor.of_member(maya, Origin())
-    made = hands() - 20 * DAY
+    made = fake_clock() - 20 * DAY
     idle, _ = good(of, maya, name="Idle", last_used_at=None, made=made)
     busy, token = good(of, maya, name="Busy", last_used_at=None, made=made)
     call(token, HOME)
@@ -460,10 +464,10 @@ def test_mend_revokes_those_still_concerned_and_tells_of_the_rest(
     assert len(events("key.revoked")) == 1
 
 
-def test_mend_makes_keys_read_only(of: Organization, maya: Member, hands: Clock) -> None:
+def test_mend_makes_keys_read_only(of: Organization, maya: Member, fake_clock: Clock) -> None:
     key, token = good(of, maya, last_used_at=None, scope="read_write")
     call(token, HOME)
-    hands.advance(days=31)
+    fake_clock.advance(days=31)
     assert checkup_findings.apply_fix(
         Actor.of_member(maya, Origin()), Kind.ONLY_READS, [key.id]
     ) == ([NAME], [])
@@ -475,16 +479,16 @@ def test_mend_makes_keys_read_only(of: Organization, maya: Member, hands: Clock)
 
 
 def test_mend_gives_an_end_date_at_which_the_key_stops(
-    of: Organization, maya: Member, hands: Clock
+    of: Organization, maya: Member, fake_clock: Clock
 ) -> None:
     key, token = good(of, maya, expires_at=None)
     checkup_findings.apply_fix(Actor.of_member(maya, Origin()), Kind.ENDLESS, [key.id])
     (event,) = events("key.expiry_set")
     ends = db.session.get_one(ApiKey, key.id).expires_at
     assert event.detail == {"after": rfc3339(ends)}
-    hands.moment = ends - SECOND
+    fake_clock.moment = ends - SECOND
     call(token, HOME)
-    hands.advance(seconds=1)
+    fake_clock.advance(seconds=1)
     with pytest.raises(Exception, match="expired"):
         call(token, HOME)
 
@@ -494,8 +498,8 @@ def test_mend_touches_nothing_when_one_key_is_somebody_elses_or_none(
 ) -> None:
     actor = Actor.of_member(maya, Origin())
     mine, _ = good(of, maya, expires_at=None)
-    other = make.organization("Other")
-    theirs, _ = good(other, make.member(other), expires_at=None)
+    other = factories.organization("Other")
+    theirs, _ = good(other, factories.member(other), expires_at=None)
     for bad in (theirs.id, 999_999):
         with pytest.raises(NotFound):
             checkup_findings.apply_fix(actor, Kind.ENDLESS, [mine.id, bad])

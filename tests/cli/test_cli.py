@@ -26,7 +26,7 @@ from convene_keys.cli import doctor
 from convene_keys.db.session import db, raw_connection, transaction
 from convene_keys.keys import authentication, tokens
 from convene_keys.models import ApiKey, AuditEvent, Booking, Member, Organization
-from tests import factories as make
+from tests import factories
 from tests.conftest import Clock
 from tests.databases import PEPPER, environ
 
@@ -123,7 +123,7 @@ def test_organization_create_wants_the_password_on_stdin(run: Run) -> None:
 
 
 def test_member_create_prints_the_id_of_a_member_who_can_sign_in(run: Run, app: Flask) -> None:
-    organization = make.organization()
+    organization = factories.organization()
     number = int(
         succeeded(
             run(
@@ -163,7 +163,7 @@ def test_member_create_says_in_one_line_what_is_wrong(
     run: Run, change: dict[str, str], said: str
 ) -> None:
     given = {
-        "--organization": str(make.organization().id),
+        "--organization": str(factories.organization().id),
         "--name": "Jo Ito",
         "--email": "jo@example.org",
         "--role": "viewer",
@@ -176,7 +176,7 @@ def test_member_create_says_in_one_line_what_is_wrong(
 
 
 def test_member_link_prints_a_link_for_who_is_locked_out(app: Flask, run: Run) -> None:
-    maya = make.member(make.organization(), email="Maya@example.org")
+    maya = factories.member(factories.organization(), email="Maya@example.org")
     link = succeeded(run("member", "link", " maya@EXAMPLE.org")).removesuffix("\n")
     address, code = link.split("/welcome?code=")
     assert address == app.config["SETTINGS"].base_url
@@ -197,8 +197,8 @@ def test_member_link_prints_a_link_for_who_is_locked_out(app: Flask, run: Run) -
 
 
 def test_member_link_is_for_active_members(run: Run) -> None:
-    of = make.organization()
-    make.member(of, name="Gus", email="gus@example.org", disabled_at=clock.now())
+    of = factories.organization()
+    factories.member(of, name="Gus", email="gus@example.org", disabled_at=clock.now())
     assert "There is no member who signs in with" in failed(run("member", "link", "x@example.org"))
     assert "This member is disabled." in failed(run("member", "link", "gus@example.org"))
     assert "EMAIL" in failed(run("member", "link"))
@@ -209,7 +209,7 @@ def test_member_link_is_for_active_members(run: Run) -> None:
 
 
 def test_sample_data_prints_its_counts_once(run: Run) -> None:
-    organization = make.organization()
+    organization = factories.organization()
     stdout = succeeded(run("sample-data", "--organization", organization.id))
     counts = {
         kind.replace(" ", "_"): int(count)
@@ -228,7 +228,7 @@ def test_setup_link_is_there_until_there_is_an_organization(app: Flask, run: Run
     address, code = link.split("/setup?code=")
     assert address == settings.base_url
     assert organizations.is_setup_code(code, settings.secret_key, settings.key_peppers[0])
-    make.organization()
+    factories.organization()
     assert succeeded(run("setup-link")) == ""
 
 
@@ -283,7 +283,7 @@ def test_demo_does_not_print_a_password_that_was_changed(run: Run) -> None:
 
 
 def test_demo_leaves_a_database_in_use_alone(run: Run) -> None:
-    make.organization()
+    factories.organization()
     assert "no demo" in failed(run("demo"))
     assert events() == []
 
@@ -292,8 +292,8 @@ def test_demo_leaves_a_database_in_use_alone(run: Run) -> None:
 
 
 def test_keys_create_prints_the_key_alone(run: Run) -> None:
-    organization = make.organization()
-    maya = make.member(organization, "manager", email="Maya@example.org")
+    organization = factories.organization()
+    maya = factories.member(organization, "manager", email="Maya@example.org")
     stdout = succeeded(
         run(
             *("keys", "create", "--organization", organization.id, "--name", "Claude on laptop"),
@@ -312,7 +312,7 @@ def test_keys_create_prints_the_key_alone(run: Run) -> None:
 
 
 def test_keys_create_may_read_and_write_unless_told(run: Run) -> None:
-    organization = make.organization()
+    organization = factories.organization()
     succeeded(run("keys", "create", "--organization", organization.id, "--name", "Script"))
     key = db.session.scalars(select(ApiKey)).one()
     assert (key.scope, key.tool, key.created_by_id) == ("read_write", "other", None)
@@ -336,10 +336,10 @@ def test_keys_create_may_read_and_write_unless_told(run: Run) -> None:
 def test_keys_create_says_in_one_line_what_is_wrong(
     run: Run, options: tuple[str, ...], said: str
 ) -> None:
-    organization = make.organization()
-    make.api_key(organization, "Taken")
-    make.member(organization, "viewer", email="viewer@example.org")
-    make.member(make.organization("Other"), email="stranger@example.org")
+    organization = factories.organization()
+    factories.api_key(organization, "Taken")
+    factories.member(organization, "viewer", email="viewer@example.org")
+    factories.member(factories.organization("Other"), email="stranger@example.org")
     assert said in failed(run("keys", "create", "--organization", organization.id, *options))
     assert db.session.scalar(select(func.count(ApiKey.id))) == 1
 
@@ -348,12 +348,12 @@ def test_keys_create_without_the_organization_fails(run: Run) -> None:
     assert "no organization 7" in failed(run("keys", "create", "--organization", 7, "--name", "A"))
 
 
-def test_keys_list_shows_every_key_of_the_organization_alone(run: Run, hands: Clock) -> None:
-    organization = make.organization()
+def test_keys_list_shows_every_key_of_the_organization_alone(run: Run, fake_clock: Clock) -> None:
+    organization = factories.organization()
     used = datetime(2026, 11, 24, 9, 2, tzinfo=UTC)
-    claude, secret = make.api_key(organization, "Claude", last_used_at=used)
-    old, _ = make.api_key(organization, "Old", revoked_at=used, released_at=used)
-    make.api_key(make.organization("Other"), "Strange")
+    claude, secret = factories.api_key(organization, "Claude", last_used_at=used)
+    old, _ = factories.api_key(organization, "Old", revoked_at=used, released_at=used)
+    factories.api_key(factories.organization("Other"), "Strange")
     listed = json.loads(succeeded(run("keys", "list", "--organization", organization.id, "--json")))
     assert listed == [
         {
@@ -383,8 +383,8 @@ def test_keys_list_shows_every_key_of_the_organization_alone(run: Run, hands: Cl
 
 
 def test_keys_revoke_ends_the_key_silently(run: Run) -> None:
-    organization = make.organization()
-    key, _ = make.api_key(organization)
+    organization = factories.organization()
+    key, _ = factories.api_key(organization)
     assert succeeded(run("keys", "revoke", key.id, "--reason", "Laptop lost")) == ""
     db.session.expire_all()
     assert (key.status, key.revoke_reason) == ("revoked", "Laptop lost")
@@ -399,13 +399,13 @@ def test_keys_revoke_ends_the_key_silently(run: Run) -> None:
 
 @pytest.mark.parametrize("number", ["99", "0", "-1", "abc", str(2**70)])
 def test_keys_revoke_of_no_key_fails(run: Run, number: str) -> None:
-    make.api_key(make.organization(), id=1)
+    factories.api_key(factories.organization(), id=1)
     failed(run("keys", "revoke", number))
     assert events() == []
 
 
 def test_keys_revoke_with_a_bad_reason_changes_nothing(run: Run) -> None:
-    key, _ = make.api_key(make.organization())
+    key, _ = factories.api_key(factories.organization())
     assert "reason" in failed(run("keys", "revoke", key.id, "--reason", "x" * 301))
     db.session.expire_all()
     assert key.works
@@ -415,17 +415,17 @@ def test_keys_revoke_with_a_bad_reason_changes_nothing(run: Run) -> None:
 
 
 @pytest.fixture
-def logged(app: Flask, hands: Clock) -> tuple[Organization, ApiKey]:
+def logged(app: Flask, fake_clock: Clock) -> tuple[Organization, ApiKey]:
     """An organization with an event at noon of each day from 24 to 27 November; two are a key's."""
-    organization = make.organization()
-    key, _ = make.api_key(organization, "=Claude")
-    stranger = make.organization("Other")
+    organization = factories.organization()
+    key, _ = factories.api_key(organization, "=Claude")
+    stranger = factories.organization("Other")
     for number in range(4):
         with transaction() as session:
             actor = Actor.of_key(key, Origin()) if number % 2 else Actor.system(organization.id)
             record(session, actor, Action.BOOKING_LISTED, Target("day", number, f"day {number}"))
             record(session, Actor.system(stranger.id), Action.BOOKING_LISTED)
-        hands.advance(days=1)
+        fake_clock.advance(days=1)
     return organization, key
 
 
@@ -476,7 +476,7 @@ def test_audit_export_as_csv_is_safe_in_a_spreadsheet(
 
 
 def test_audit_export_of_an_empty_log_is_a_header(run: Run) -> None:
-    organization = make.organization()
+    organization = factories.organization()
     stdout = succeeded(run("audit", "export", "--organization", organization.id, "--format", "csv"))
     assert stdout.startswith("id,at,organization_id,")
     assert stdout.count("\n") == 1
@@ -506,14 +506,16 @@ def test_audit_export_says_in_one_line_what_is_wrong(
 
 
 def test_audit_export_needs_a_format(run: Run) -> None:
-    assert "--format" in failed(run("audit", "export", "--organization", make.organization().id))
+    assert "--format" in failed(
+        run("audit", "export", "--organization", factories.organization().id)
+    )
 
 
 def test_audit_export_does_not_find_another_organizations_key(
     run: Run, logged: tuple[Organization, ApiKey]
 ) -> None:
     _, key = logged
-    other = make.organization("Third")
+    other = factories.organization("Third")
     command = ("audit", "export", "--organization", other.id, "--format", "csv")
     assert "no such key" in failed(run(*command, "--key", key.id))
 
@@ -567,15 +569,19 @@ def test_doctor_finds_a_database_that_does_not_answer(
 
 
 @pytest.mark.parametrize("year", [1970, 2025, 2100])
-def test_doctor_finds_a_clock_of_another_age(run: Run, hands: Clock, year: int) -> None:
-    hands.moment = datetime(year, 1, 1, tzinfo=UTC)
+def test_doctor_finds_a_clock_of_another_age(run: Run, fake_clock: Clock, year: int) -> None:
+    fake_clock.moment = datetime(year, 1, 1, tzinfo=UTC)
     assert str(year) in failing(run("doctor"))["clock"]
 
 
-def test_doctor_compares_the_clock_with_the_databases(app: Flask, run: Run, hands: Clock) -> None:
+def test_doctor_compares_the_clock_with_the_databases(
+    app: Flask, run: Run, fake_clock: Clock
+) -> None:
     with db.engine.connect() as connection:
         there = connection.scalar(select(func.current_timestamp()))
-    hands.moment = (there if there.tzinfo else there.replace(tzinfo=UTC)) + timedelta(seconds=90)
+    fake_clock.moment = (there if there.tzinfo else there.replace(tzinfo=UTC)) + timedelta(
+        seconds=90
+    )
     if db.engine.dialect.name == "postgresql":
         assert "seconds off" in failing(run("doctor"))["clock"]
     else:
@@ -661,7 +667,7 @@ def test_doctor_finds_a_key_that_the_log_has_not_seen_being_made(
 ) -> None:
     succeeded(run("keys", "create", "--organization", organization.id, "--name", "Honest"))
     assert findings(run("doctor"))["API keys"][0] == "ok"
-    row, _ = make.api_key(organization, "Minted")
+    row, _ = factories.api_key(organization, "Minted")
     said = failing(run("doctor"))["API keys"]
     assert said == f"1 that the log has not seen being made; the first: {row.id}"
     with transaction() as session:

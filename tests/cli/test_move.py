@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from convene_keys import create_app
 from convene_keys.db.session import Base, db
 from convene_keys.models import AuditEvent
-from tests import factories as make
+from tests import factories
 from tests.databases import Postgres, environ
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -124,21 +124,21 @@ def test_a_target_with_empty_tables_is_empty(source: tuple[str, str], target: st
 
 def test_new_ids_follow_the_last_that_was_ever_given(sqlite_url: str, target: str) -> None:
     with opened(sqlite_url):
-        of = make.organization()
-        gone, _ = make.api_key(of, id=1000)
+        of = factories.organization()
+        gone, _ = factories.api_key(of, id=1000)
         db.session.delete(gone)
         db.session.commit()
     assert flask(sqlite_url, "move-database", "--to", target).exit_code == 0
     with opened(target):
-        of = make.organization()
+        of = factories.organization()
         assert of.id == 2
-        assert make.api_key(of)[0].id == 1001
+        assert factories.api_key(of)[0].id == 1001
 
 
 def test_a_target_that_is_not_empty_is_refused(source: tuple[str, str], target: str) -> None:
     with opened(target):
         upgrade()
-        make.organization("Already here")
+        factories.organization("Already here")
     before = everything(target)
     said = failed(flask(source[0], "move-database", "--to", target))
     assert said == "Error: The target is not empty: it has rows in organization.\n"
@@ -237,7 +237,7 @@ def memory(url: str, *args: str) -> int:
 @pytest.mark.soak
 def test_memory_does_not_grow_with_the_log(sqlite_url: str, target: str) -> None:
     with opened(sqlite_url):
-        of = make.organization()
+        of = factories.organization()
         row = {"at": datetime.now(UTC), "organization_id": of.id, "actor": "system"}
         row |= {"action": "sample_data.made", "outcome": "ok", "detail": {"of": "x" * 16_000}}
         db.session.execute(AuditEvent.__table__.insert(), [row] * 3_000)

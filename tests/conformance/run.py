@@ -24,7 +24,7 @@ from convene_keys import create_app
 from convene_keys.db.session import db
 from convene_keys.mcp import bundle
 from convene_keys.mcp.protocol import VERSIONS
-from tests import factories as make
+from tests import factories
 from tests.databases import environ
 from tests.servers import ROOT, Server, free_port
 
@@ -133,10 +133,10 @@ def served() -> Iterator[tuple[str, str]]:
         app = create_app(environ(url))
         with app.app_context():
             upgrade()
-            organization = make.organization()
-            make.market_data(organization)
-            make.bookings(organization, range(4, 10))
-            key = make.api_key(organization)[1]
+            organization = factories.organization()
+            factories.market_data(organization)
+            factories.bookings(organization, range(4, 10))
+            key = factories.api_key(organization)[1]
             db.engine.dispose()
         with (
             Server(url, Path(folder) / "server.log", BASE_URL=entry) as server,

@@ -13,7 +13,7 @@ from convene_keys.audit.log import Actor, Origin
 from convene_keys.db.session import db, raw_connection, reading, transaction
 from convene_keys.db.statements import CompiledStatement
 from convene_keys.models import ApiKey, AuditEvent, Base, Booking, Organization
-from tests import factories as make
+from tests import factories
 
 EVENTS, KEYS, BOOKINGS, ORGANIZATIONS = (
     Base.metadata.tables[model.__tablename__]
@@ -26,9 +26,9 @@ SLUGS = CompiledStatement(
 
 @pytest.mark.parametrize("table", [EVENTS, KEYS, BOOKINGS, ORGANIZATIONS])
 def test_rows_are_those_of_sqlalchemy(app: Flask, table) -> None:
-    organization = make.organization()
-    make.market_data(organization)
-    key, _ = make.api_key(organization, last_used_at=datetime(2026, 3, 29, 1, 30, tzinfo=UTC))
+    organization = factories.organization()
+    factories.market_data(organization)
+    key, _ = factories.api_key(organization, last_used_at=datetime(2026, 3, 29, 1, 30, tzinfo=UTC))
     with transaction() as session:
         actor, detail = Actor.of_key(key, Origin()), {"count": 3, "é": [True, None]}
         audit_log.record(session, actor, Action.BOOKING_LISTED, detail=detail)
@@ -70,7 +70,7 @@ def test_what_is_written_is_what_sqlalchemy_reads(app: Flask) -> None:
 
 
 def test_a_constant_in_a_statement_needs_no_value(app: Flask) -> None:
-    slug = make.organization().slug
+    slug = factories.organization().slug
     with reading() as connection:
         statement = CompiledStatement(
             select(ORGANIZATIONS.c.slug).where(ORGANIZATIONS.c.slug == slug)
@@ -90,7 +90,7 @@ def test_the_sessions_own_changes_are_seen(app: Flask) -> None:
 
 
 def test_errors_are_those_of_sqlalchemy(app: Flask) -> None:
-    slug = make.organization().slug
+    slug = factories.organization().slug
     columns = COLUMNS
     values = {**VALUES, "name": "x", "slug": slug}
     twice = CompiledStatement(insert(ORGANIZATIONS).inline(), columns)

@@ -34,7 +34,7 @@ from convene_keys.models import (
     VendorApplication,
 )
 from convene_keys.operations.table import BY_NAME
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock, new_browser
 
 # One number for everything that can be addressed, so that answers about it and about ABSENT differ
@@ -96,7 +96,7 @@ def _routes(app: Flask) -> Iterator[Route]:
 @pytest.fixture
 def organization(app: Flask) -> Organization:
     """An organization with one thing of each kind, all of the same number."""
-    organization = make.organization()
+    organization = factories.organization()
     key = {"organization_id": organization.id, "id": NUMBER}
     day = {"date": clock.now().date(), "opens": "08:00", "closes": "13:00", "stalls": 20}
     seller = {"name": "Green Acre Farm", "name_folded": "green acre farm", "category": "Produce"}
@@ -112,9 +112,9 @@ def organization(app: Flask) -> Organization:
     for group in rows:
         db.session.add_all(group)
         db.session.commit()
-    make.member(organization, name="Bystander", id=NUMBER)
-    make.api_key(organization, "Bystander", id=NUMBER)
-    guest = make.member(organization, name="Guest")
+    factories.member(organization, name="Bystander", id=NUMBER)
+    factories.api_key(organization, "Bystander", id=NUMBER)
+    guest = factories.member(organization, name="Guest")
     link = {"member_id": guest.id, "digest": bytes(32), "created_at": clock.now()}
     db.session.add(SignInLink(**key, **link, expires_at=clock.now() + links.VALID))
     change = {"action": "booking.approved", "target_type": "booking", "target_id": str(NUMBER)}
@@ -134,10 +134,10 @@ class Visitor:
         self._headers: dict[str, str] = {}
         self._organization = organization
         if who in ROLES:
-            self._member = make.member(organization, who, name=who)
+            self._member = factories.member(organization, who, name=who)
         elif who != "anonymous":
-            creator = make.member(organization, name="Creator")
-            _, secret = make.api_key(organization, f"{who} key", creator=creator, scope=who)
+            creator = factories.member(organization, name="Creator")
+            _, secret = factories.api_key(organization, f"{who} key", creator=creator, scope=who)
             self._headers = {"Authorization": f"Bearer {secret}"}
 
     def open(self, route: Route, number: int = NUMBER) -> Any:
@@ -146,7 +146,7 @@ class Visitor:
         if self._member is not None:
             browser.sign_in(self._member)
         elif headers and route.rule.endpoint == "burning.burn":  # that would be the last call
-            _, secret = make.api_key(self._organization, f"Burned {number}", scope=self.who)
+            _, secret = factories.api_key(self._organization, f"Burned {number}", scope=self.who)
             headers = {"Authorization": f"Bearer {secret}"}
         # What a write takes is up to its own tests; the API's PATCH needs a body to get that far.
         body = {"json": {"status": "approved"}} if route.method == "PATCH" else {}
@@ -227,7 +227,7 @@ def test_other_organization_and_none_are_alike(
     app: Flask, organization: Organization, who: str
 ) -> None:
     """What is another organization's answers 404, word for word as what does not exist."""
-    stranger = Visitor(app, who, make.organization("Elsewhere"))
+    stranger = Visitor(app, who, factories.organization("Elsewhere"))
     opened = 0
     for route in _routes(app):
         if not route.numbered:
@@ -265,7 +265,7 @@ def test_numbers_beyond_every_database_are_not_found(
 
 def test_view_without_a_declaration_is_nobodys(own_app: Flask) -> None:
     own_app.add_url_rule("/silent", "silent", lambda: "seen")
-    admin = make.member(make.organization())
+    admin = factories.member(factories.organization())
     browser = new_browser(own_app)
     assert _to_sign_in(browser.get("/silent"))
     browser.sign_in(admin)
@@ -288,7 +288,7 @@ def test_anonymous_htmx_request_moves_the_whole_page(app: Flask) -> None:
 
 
 def test_redirects_of_routing_stay_redirects(app: Flask, organization: Organization) -> None:
-    _, secret = make.api_key(organization)
+    _, secret = factories.api_key(organization)
     for headers in ({}, {"X-API-Key": secret}):
         answer = new_browser(app).get("/api/v1/admin//me", headers=headers)
         assert answer.status_code == 308
@@ -332,12 +332,14 @@ PROBES = [
 
 @pytest.mark.parametrize(("method", "path"), PROBES)
 def test_client_that_looks_for_a_sign_in_hears_that_there_is_none(
-    client: Browser, organization: Organization, hands: Clock, method: str, path: str
+    client: Browser, organization: Organization, fake_clock: Clock, method: str, path: str
 ) -> None:
-    past = hands() - timedelta(days=1)
-    _, working = make.api_key(organization, "W")
-    _, revoked = make.api_key(organization, "R", revoked_at=past, released_at=past)
-    _, orphan = make.api_key(organization, "O", creator=make.member(organization, disabled_at=past))
+    past = fake_clock() - timedelta(days=1)
+    _, working = factories.api_key(organization, "W")
+    _, revoked = factories.api_key(organization, "R", revoked_at=past, released_at=past)
+    _, orphan = factories.api_key(
+        organization, "O", creator=factories.member(organization, disabled_at=past)
+    )
     for secret in (None, working, revoked, orphan, tokens.mint()):
         headers = {} if secret is None else {"Authorization": f"Bearer {secret}"}
         answer = client.open(path, method=method, headers=headers, json={"redirect_uris": []})

@@ -6,7 +6,7 @@ from flask import Flask
 from convene_keys import create_app
 from convene_keys.http.access import Access, access
 from convene_keys.http.headers import CLOSED
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, new_browser
 from tests.databases import environ
 
@@ -66,7 +66,7 @@ FORM = "application/x-www-form-urlencoded"
 @pytest.mark.parametrize("role", ["admin", None])
 def test_every_answer_carries_the_headers(app: Flask, client: Browser, role: str | None) -> None:
     if role:
-        client.sign_in(make.member(make.organization(), role))
+        client.sign_in(factories.member(factories.organization(), role))
     seen = 0
     for name, answer in answers(app, client):
         check(answer, name)

@@ -7,7 +7,7 @@ from flask import Flask
 
 from convene_keys.db.session import db
 from convene_keys.operations.table import ROOT, VERIFY
-from tests import factories as make
+from tests import factories
 from tests.servers import Server
 
 BODY = b"x" * 5_000_000
@@ -18,8 +18,8 @@ JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 def test_a_body_of_5_mb_is_answered_every_time(
     app: Flask, database_url: str, tmp_path: Path, times: int
 ) -> None:
-    organization = make.organization()
-    _, secret = make.api_key(organization, creator=make.member(organization))
+    organization = factories.organization()
+    _, secret = factories.api_key(organization, creator=factories.member(organization))
     db.session.remove()
     # The status by length and in chunks; 429 once a stranger has come too often.
     expected = {

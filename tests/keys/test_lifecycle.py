@@ -18,7 +18,7 @@ from convene_keys.errors import Invalid, NotFound, Unauthenticated
 from convene_keys.keys import authentication, lifecycle, tokens
 from convene_keys.keys import queries as key_queries
 from convene_keys.models import ApiKey, AuditEvent, KeyStatus, Member, Organization, Scope, Tool
-from tests import factories as make
+from tests import factories
 from tests.conftest import Clock
 from tests.databases import PEPPER
 
@@ -28,12 +28,12 @@ PEPPERS = [PEPPER]
 
 @pytest.fixture
 def organization(app: Flask) -> Organization:
-    return make.organization()
+    return factories.organization()
 
 
 @pytest.fixture
 def maya(organization: Organization) -> Member:
-    return make.member(organization)
+    return factories.member(organization)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def _names(page: key_queries.KeyPage) -> list[str]:
     return [key.name for key in page.keys]
 
 
-def test_create_gives_the_row_and_its_secret_once(actor: Actor, hands: Clock) -> None:
+def test_create_gives_the_row_and_its_secret_once(actor: Actor, fake_clock: Clock) -> None:
     key, token = _create(actor, "  Claude on   laptop ")
     assert tokens.is_well_formed(token)
     assert (key.name, key.tool, key.scope) == ("Claude on laptop", "claude", "read_write")
@@ -132,7 +132,7 @@ def test_key_of_no_organization_is_no_matter_of_its_name(app: Flask) -> None:
 
 def test_name_is_free_in_another_organization_and_after_a_revoke(actor: Actor) -> None:
     first, _ = _create(actor)
-    _create(Actor.system(make.organization().id))
+    _create(Actor.system(factories.organization().id))
     lifecycle.revoke(actor, first.id)
     assert _create(actor)[0].name == first.name
 
@@ -176,7 +176,7 @@ def test_rename_records_the_name_before(actor: Actor) -> None:
 
 
 def test_verbs_find_nothing_in_another_organization(actor: Actor) -> None:
-    foreign, _ = make.api_key(make.organization())
+    foreign, _ = factories.api_key(factories.organization())
     for number in (foreign.id, 0, 10**9, 10**30):
         for attempt in (lifecycle.revoke, lambda a, i: lifecycle.rename(a, i, "Mine")):
             with pytest.raises(NotFound, match="no such key"):
@@ -185,7 +185,7 @@ def test_verbs_find_nothing_in_another_organization(actor: Actor) -> None:
     assert db.session.get_one(ApiKey, foreign.id).revoked_at is None
 
 
-def test_revoke_records_who_and_why(actor: Actor, hands: Clock) -> None:
+def test_revoke_records_who_and_why(actor: Actor, fake_clock: Clock) -> None:
     key, _ = _create(actor)
     token = tokens.mint()
     key = lifecycle.revoke(actor, key.id, f" lost the laptop, {token} ")
@@ -198,11 +198,11 @@ def test_revoke_records_who_and_why(actor: Actor, hands: Clock) -> None:
     assert (event.target_name, event.detail) == (key.name, {"reason": reason})
 
 
-def test_revoke_twice_keeps_the_first_time(actor: Actor, hands: Clock) -> None:
+def test_revoke_twice_keeps_the_first_time(actor: Actor, fake_clock: Clock) -> None:
     key, _ = _create(actor)
     lifecycle.revoke(actor, key.id)
     first = clock.now()
-    hands.advance(hours=1)
+    fake_clock.advance(hours=1)
     again = lifecycle.revoke(Actor.system(actor.organization_id), key.id, "again")
     assert (again.revoked_at, again.revoked_by_name, again.revoke_reason) == (first, "Maya", None)
     assert len(_events(Action.KEY_REVOKED)) == 1
@@ -217,7 +217,7 @@ def test_revoke_refuses_a_bad_reason(actor: Actor, reason: str) -> None:
     assert db.session.get_one(ApiKey, key.id).works
 
 
-def test_status_follows_the_clock(actor: Actor, hands: Clock) -> None:
+def test_status_follows_the_clock(actor: Actor, fake_clock: Clock) -> None:
     key, _ = _create(actor, expires_in_days=30)
     seen = [key.status]
     for step in (
@@ -226,19 +226,19 @@ def test_status_follows_the_clock(actor: Actor, hands: Clock) -> None:
         {"days": 14, "seconds": -1},
         {"seconds": 1},
     ):
-        hands.advance(**step)
+        fake_clock.advance(**step)
         seen.append(key.status)
     assert seen == ["active", "active", "expiring", "expiring", "expired"]
     assert key.rotate_by == clock.months_after(key.created_at, 6).date()
 
 
-def test_expired_key_gives_up_its_name(actor: Actor, hands: Clock) -> None:
+def test_expired_key_gives_up_its_name(actor: Actor, fake_clock: Clock) -> None:
     first, _ = _create(actor, expires_in_days=1)
     other, _ = _create(actor, "Other", expires_in_days=2)
-    hands.advance(days=1)
+    fake_clock.advance(days=1)
     second, _ = _create(actor)
     assert db.session.get_one(ApiKey, first.id).released_at == first.expires_at
-    hands.advance(days=1)
+    fake_clock.advance(days=1)
     assert lifecycle.rename(actor, second.id, "OTHER").name == "OTHER"
     expired = _events(Action.KEY_EXPIRED)
     assert [(event.actor, event.target_id) for event in expired] == [
@@ -253,7 +253,7 @@ def test_expired_key_gives_up_its_name(actor: Actor, hands: Clock) -> None:
 
 
 @pytest.fixture
-def shelf(organization: Organization, maya: Member, hands: Clock) -> Organization:
+def shelf(organization: Organization, maya: Member, fake_clock: Clock) -> Organization:
     """Keys in every state, an hour apart, and one elsewhere."""
     now = clock.now()
     for name, more in (
@@ -264,9 +264,9 @@ def shelf(organization: Organization, maya: Member, hands: Clock) -> Organizatio
         ("Echo", {"expires_at": now - timedelta(days=1)}),
         ("Élan_", {"expires_at": now + timedelta(days=30)}),
     ):
-        make.api_key(organization, name, creator=maya, created_at=clock.now(), **more)
-        hands.advance(hours=1)
-    make.api_key(make.organization(), "Elsewhere")
+        factories.api_key(organization, name, creator=maya, created_at=clock.now(), **more)
+        fake_clock.advance(hours=1)
+    factories.api_key(factories.organization(), "Elsewhere")
     return organization
 
 
@@ -331,7 +331,7 @@ def test_list_in_pages(shelf: Organization) -> None:
         page = key_queries.list_keys(db.session(), shelf.id, status="all", page=number, page_size=2)
         assert page.page == nearest
         assert len(page.keys) == 2
-    empty = key_queries.list_keys(db.session(), make.organization().id)
+    empty = key_queries.list_keys(db.session(), factories.organization().id)
     assert (empty.keys, empty.total, empty.pages) == ([], 0, 1)
 
 
@@ -363,7 +363,7 @@ def test_choices_of_many_keys_are_those_used_last_and_the_chosen_one(
 def test_what_the_list_says_beside_its_rows(shelf: Organization) -> None:
     assert key_queries.expiring(db.session(), shelf.id) == 1
     assert key_queries.any_ever(db.session(), shelf.id)
-    empty = make.organization()
+    empty = factories.organization()
     assert key_queries.expiring(db.session(), empty.id) == 0
     assert not key_queries.any_ever(db.session(), empty.id)
 
@@ -380,14 +380,14 @@ def test_names_lists_every_key_there_ever_was(shelf: Organization) -> None:
 
 
 def test_key_without_a_creator_is_the_command_lines(organization: Organization) -> None:
-    assert make.api_key(organization)[0].created_by_name == "the command line"
+    assert factories.api_key(organization)[0].created_by_name == "the command line"
 
 
 # Whose key is it -----------------------------------------------------------------------------
 
 
 def test_find_tells_whose_key_it_is(organization: Organization) -> None:
-    key, token = make.api_key(organization)
+    key, token = factories.api_key(organization)
     assert authentication.authenticate(raw_connection(db.session()), token, PEPPERS).id == key.id
     with pytest.raises(Unauthenticated) as info:
         authentication.authenticate(raw_connection(db.session()), tokens.mint(), PEPPERS)
@@ -396,7 +396,7 @@ def test_find_tells_whose_key_it_is(organization: Organization) -> None:
 
 def test_old_pepper_is_good_for_keys_made_under_it_only(organization: Organization) -> None:
     newest = "a newer pepper of at least 32 characters"
-    row, token = make.api_key(organization)
+    row, token = factories.api_key(organization)
     row.pepper_id = config.pepper_id(newest)
     db.session.commit()
     with pytest.raises(Unauthenticated):
@@ -404,7 +404,7 @@ def test_old_pepper_is_good_for_keys_made_under_it_only(organization: Organizati
 
 
 def test_use_moves_a_key_to_the_newest_pepper(organization: Organization) -> None:
-    key, token = make.api_key(organization)
+    key, token = factories.api_key(organization)
     newest = "a newer pepper of at least 32 characters"
     with transaction() as session:
         found = authentication.authenticate(raw_connection(session), token, [newest, PEPPER])
@@ -418,11 +418,13 @@ def test_use_moves_a_key_to_the_newest_pepper(organization: Organization) -> Non
         authentication.authenticate(raw_connection(db.session()), token, PEPPERS)
 
 
-def test_refusal_tells_why(organization: Organization, hands: Clock) -> None:
+def test_refusal_tells_why(organization: Organization, fake_clock: Clock) -> None:
     now = clock.now()
-    _, working = make.api_key(organization, "A", expires_at=now + timedelta(seconds=1))
-    _, expired = make.api_key(organization, "B", expires_at=now)
-    _, revoked = make.api_key(organization, "C", expires_at=now, revoked_at=now, released_at=now)
+    _, working = factories.api_key(organization, "A", expires_at=now + timedelta(seconds=1))
+    _, expired = factories.api_key(organization, "B", expires_at=now)
+    _, revoked = factories.api_key(
+        organization, "C", expires_at=now, revoked_at=now, released_at=now
+    )
     assert (
         authentication.refusal(
             authentication.authenticate(raw_connection(db.session()), working, PEPPERS)
@@ -451,8 +453,10 @@ def _use(key: ApiKey, token: str, origin: Origin) -> bool:
     return bool(notes)
 
 
-def test_use_is_noted_with_time_address_and_tool(organization: Organization, hands: Clock) -> None:
-    key, token = make.api_key(organization)
+def test_use_is_noted_with_time_address_and_tool(
+    organization: Organization, fake_clock: Clock
+) -> None:
+    key, token = factories.api_key(organization)
     _use(key, token, Origin("2001:db8::1", f"bot {token} " + "x" * 500))
     assert (key.last_used_at, key.last_used_ip) == (clock.now(), "2001:db8::1")
     assert key.last_used_user_agent is not None
@@ -464,18 +468,18 @@ def test_use_is_noted_with_time_address_and_tool(organization: Organization, han
 
 
 def test_use_is_noted_once_a_minute_but_a_new_place_or_tool_at_once(
-    organization: Organization, hands: Clock
+    organization: Organization, fake_clock: Clock
 ) -> None:
-    key, token = make.api_key(organization)
+    key, token = factories.api_key(organization)
     here, first = Origin("192.0.2.1", "curl/8"), clock.now()
     assert _use(key, token, here)
-    hands.advance(seconds=59)
+    fake_clock.advance(seconds=59)
     assert not _use(key, token, here)
     assert key.last_used_at == first
     assert _use(key, token, Origin("192.0.2.2", "curl/8"))
     assert _use(key, token, Origin("192.0.2.2", "wget/1"))
     assert (key.last_used_at, key.last_used_ip) == (clock.now(), "192.0.2.2")
-    hands.advance(seconds=60)
+    fake_clock.advance(seconds=60)
     assert _use(key, token, Origin("192.0.2.2", "wget/1"))
     assert key.last_used_at == clock.now()
 
@@ -487,16 +491,16 @@ def _refuse(key_id: int, code: str = "key_revoked") -> None:
 
 
 def test_refusal_is_recorded_at_most_once_a_minute_with_a_count(
-    organization: Organization, hands: Clock
+    organization: Organization, fake_clock: Clock
 ) -> None:
-    key, _ = make.api_key(organization, revoked_at=clock.now(), released_at=clock.now())
-    other, _ = make.api_key(organization, "B", revoked_at=clock.now(), released_at=clock.now())
+    key, _ = factories.api_key(organization, revoked_at=clock.now(), released_at=clock.now())
+    other, _ = factories.api_key(organization, "B", revoked_at=clock.now(), released_at=clock.now())
     _refuse(key.id)
     for _ in range(3):
-        hands.advance(seconds=19)
+        fake_clock.advance(seconds=19)
         _refuse(key.id)
     _refuse(other.id)
-    hands.advance(seconds=3)
+    fake_clock.advance(seconds=3)
     _refuse(key.id)
     events = _events(Action.KEY_REFUSED)
     assert [(event.key_id, event.detail["count"], event.outcome) for event in events] == [
@@ -511,9 +515,9 @@ def test_refusal_is_recorded_at_most_once_a_minute_with_a_count(
 
 
 def test_refusals_at_the_same_moment_are_all_counted(
-    app: Flask, organization: Organization, hands: Clock
+    app: Flask, organization: Organization, fake_clock: Clock
 ) -> None:
-    key, _ = make.api_key(organization, revoked_at=clock.now(), released_at=clock.now())
+    key, _ = factories.api_key(organization, revoked_at=clock.now(), released_at=clock.now())
     key_id, barrier = key.id, Barrier(4)
 
     def attempt() -> None:
@@ -533,11 +537,11 @@ def test_refusals_at_the_same_moment_are_all_counted(
 
 
 def test_first_refusal_of_an_expired_key_notes_that_it_expired(
-    organization: Organization, hands: Clock
+    organization: Organization, fake_clock: Clock
 ) -> None:
-    key, _ = make.api_key(organization, expires_at=clock.now())
+    key, _ = factories.api_key(organization, expires_at=clock.now())
     _refuse(key.id, "key_expired")
-    hands.advance(minutes=2)
+    fake_clock.advance(minutes=2)
     _refuse(key.id, "key_expired")
     actions = [event.action for event in _events()]
     assert actions == ["key.expired", "key.refused", "key.refused"]

@@ -15,7 +15,7 @@ from convene_keys import clock
 from convene_keys.accounts import passwords
 from convene_keys.db.session import db
 from convene_keys.models import ApiKey, Member, SignInAttempt, SignInSession
-from tests import factories as make
+from tests import factories
 from tests.conftest import wait_for
 from tests.databases import PEPPER
 from tests.servers import Server, Visitor, from_elsewhere
@@ -83,11 +83,11 @@ def test_no_call_that_began_after_the_answer_is_accepted(
     workers: int,
     kills: int,
 ) -> None:
-    of = make.organization()
-    maya = make.member(
+    of = factories.organization()
+    maya = factories.member(
         of, email="maya@example.org", password_hash=passwords.hash_password(PASSWORD, [PEPPER])
     )
-    made = [make.api_key(of, f"Key {number}", creator=maya) for number in range(keys)]
+    made = [factories.api_key(of, f"Key {number}", creator=maya) for number in range(keys)]
     ids, tokens = [key.id for key, _ in made], [token for _, token in made]
     db.session.remove()
     # From before the revoke is read to after it is answered.
@@ -173,10 +173,10 @@ class Guesser(threading.Thread):
 def test_a_manager_revokes_while_others_guess_the_password(
     app: Flask, database_url: str, tmp_path: Path
 ) -> None:
-    keys, of = 20, make.organization()
+    keys, of = 20, factories.organization()
     hashed = passwords.hash_password(PASSWORD, [PEPPER])
-    maya = make.member(of, "manager", email="maya@example.org", password_hash=hashed)
-    ids = [make.api_key(of, f"Key {number}", creator=maya)[0].id for number in range(keys + 1)]
+    maya = factories.member(of, "manager", email="maya@example.org", password_hash=hashed)
+    ids = [factories.api_key(of, f"Key {number}", creator=maya)[0].id for number in range(keys + 1)]
     others = [f"198.51.100.{number}" for number in range(60)]
     with (
         Server(database_url, tmp_path / "server.log", TRUSTED_PROXIES="1") as server,

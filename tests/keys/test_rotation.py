@@ -18,7 +18,7 @@ from convene_keys.keys import authentication, lifecycle
 from convene_keys.keys import queries as key_queries
 from convene_keys.leaks import reports
 from convene_keys.models import ApiKey, AuditEvent, Member, Organization
-from tests import factories as make
+from tests import factories
 from tests.conftest import Clock, wait_for
 from tests.databases import PEPPER
 from tests.servers import Server, Visitor, from_elsewhere
@@ -59,14 +59,14 @@ def listed(of: Organization, status: str) -> list[int]:
 
 
 def test_successor_takes_name_tool_scope_and_span_of_life(
-    organization: Organization, maya: Member, hands: Clock
+    organization: Organization, maya: Member, fake_clock: Clock
 ) -> None:
-    noor = make.member(organization, "manager", "Noor")
+    noor = factories.member(organization, "manager", "Noor")
     ends = clock.now() + timedelta(days=90)
-    old, _ = make.api_key(
+    old, _ = factories.api_key(
         organization, "Website", creator=noor, tool="developer", scope="read", expires_at=ends
     )
-    hands.advance(days=80)
+    fake_clock.advance(days=80)
     new, token = rotate(maya, old.id)
     assert (new.name, new.tool, new.scope) == ("Website", "developer", "read")
     assert (new.created_by_id, new.predecessor_id) == (maya.id, old.id)
@@ -75,22 +75,22 @@ def test_successor_takes_name_tool_scope_and_span_of_life(
 
 
 def test_old_key_goes_on_for_the_grace_period_and_not_a_moment_longer(
-    maya: Member, key: tuple[ApiKey, str], hands: Clock
+    maya: Member, key: tuple[ApiKey, str], fake_clock: Clock
 ) -> None:
     old, old_token = key
     _, new_token = rotate(maya, old.id)
-    hands.advance(days=1, microseconds=-1)
+    fake_clock.advance(days=1, microseconds=-1)
     assert refused(old_token) is None
-    hands.advance(microseconds=1)
+    fake_clock.advance(microseconds=1)
     assert refused(old_token) == "key_expired"
     assert refused(new_token) is None
 
 
 def test_old_key_goes_on_no_longer_than_its_own_end(
-    organization: Organization, maya: Member, hands: Clock
+    organization: Organization, maya: Member, fake_clock: Clock
 ) -> None:
     ends = clock.now() + timedelta(hours=1)
-    old, _ = make.api_key(organization, creator=maya, expires_at=ends)
+    old, _ = factories.api_key(organization, creator=maya, expires_at=ends)
     rotate(maya, old.id)
     db.session.refresh(old)
     assert old.expires_at == ends
@@ -118,7 +118,7 @@ def test_rotation_is_recorded_without_a_secret(maya: Member, key: tuple[ApiKey, 
         assert not {token, key[1]} & {*map(str, event.detail.values()), event.target_name}
 
 
-def test_key_is_rotated_once(maya: Member, key: tuple[ApiKey, str], hands: Clock) -> None:
+def test_key_is_rotated_once(maya: Member, key: tuple[ApiKey, str], fake_clock: Clock) -> None:
     new, _ = rotate(maya, key[0].id)
     with pytest.raises(Conflict, match="rotated already"):
         rotate(maya, key[0].id)
@@ -157,13 +157,13 @@ def test_two_who_rotate_at_the_same_moment_make_one_successor(
 
 
 def test_another_organizations_key_is_not_there(maya: Member) -> None:
-    theirs, _ = make.api_key(make.organization())
+    theirs, _ = factories.api_key(factories.organization())
     with pytest.raises(NotFound):
         rotate(maya, theirs.id)
 
 
 def test_list_has_the_old_key_beneath_its_successor(
-    organization: Organization, maya: Member, key: tuple[ApiKey, str], hands: Clock
+    organization: Organization, maya: Member, key: tuple[ApiKey, str], fake_clock: Clock
 ) -> None:
     old = key[0]
     new, _ = rotate(maya, old.id)
@@ -176,18 +176,18 @@ def test_list_has_the_old_key_beneath_its_successor(
     lifecycle.revoke(Actor.of_member(maya, ORIGIN), new.id)
     assert listed(organization, "active") == [old.id]  # it works, so it can't be out of sight
     assert key_queries.expiring(db.session(), organization.id) == 1
-    hands.advance(days=1)
+    fake_clock.advance(days=1)
     assert listed(organization, "active") == []
     assert sorted(listed(organization, "revoked")) == [old.id, new.id]
 
 
 def test_key_whose_successor_was_revoked_is_looked_at_and_rotated_again(
-    organization: Organization, maya: Member, hands: Clock
+    organization: Organization, maya: Member, fake_clock: Clock
 ) -> None:
     """As long as it was meant to live, not as long as the first rotation left it."""
-    hands.advance(days=-200)
-    old, token = make.api_key(organization, "Website", creator=maya)
-    hands.advance(days=200)
+    fake_clock.advance(days=-200)
+    old, token = factories.api_key(organization, "Website", creator=maya)
+    fake_clock.advance(days=200)
     lost, _ = rotate(maya, old.id)
     due = {"due": [old.id], "unused": [old.id]}
     assert looked_at(organization) == {"endless": [lost.id]}
@@ -208,12 +208,12 @@ def test_key_whose_successor_was_revoked_is_looked_at_and_rotated_again(
     db.session.rollback()
     with pytest.raises(Conflict, match="rotated already"):
         rotate(maya, old.id)
-    hands.advance(hours=1)
+    fake_clock.advance(hours=1)
     assert refused(token) == "key_expired"
 
 
 def test_what_takes_a_successors_place_at_once_goes_on_beside_the_old_key(
-    organization: Organization, maya: Member, key: tuple[ApiKey, str], hands: Clock
+    organization: Organization, maya: Member, key: tuple[ApiKey, str], fake_clock: Clock
 ) -> None:
     """A secret that was lost, and one that leaked: the key that it should replace still works."""
     actor = Actor.of_member(maya, ORIGIN)
@@ -235,19 +235,19 @@ def test_key_whose_name_was_taken_meanwhile_is_not_rotated(
 ) -> None:
     lost, _ = rotate(maya, key[0].id)
     lifecycle.revoke(Actor.of_member(maya, ORIGIN), lost.id)
-    make.api_key(organization, key[0].name)
+    factories.api_key(organization, key[0].name)
     with pytest.raises(Invalid, match="name"):
         rotate(maya, key[0].id)
     assert refused(key[1]) is None
 
 
 def test_end_of_a_rotated_key_is_noted_once(
-    organization: Organization, maya: Member, key: tuple[ApiKey, str], hands: Clock
+    organization: Organization, maya: Member, key: tuple[ApiKey, str], fake_clock: Clock
 ) -> None:
     rotate(maya, key[0].id)
     before = len(events())
     for _ in range(2):
-        hands.advance(days=1)
+        fake_clock.advance(days=1)
         with transaction() as session:
             authentication.record_refusal(
                 session, organization.id, key[0].id, ORIGIN, "key_expired"
@@ -286,8 +286,8 @@ class Caller(threading.Thread):
 def test_no_call_fails_in_the_grace_period_and_none_of_the_old_key_succeeds_after_it(
     app: Flask, database_url: str, tmp_path: Path
 ) -> None:
-    maya = make.member(make.organization())
-    key, token = make.api_key(maya.organization, creator=maya)
+    maya = factories.member(factories.organization())
+    key, token = factories.api_key(maya.organization, creator=maya)
     number, ends, grace = key.id, {}, timedelta(milliseconds=100)
     with Server(database_url, tmp_path / "server.log", TRUSTED_PROXIES="1") as server:
         callers = [Caller(server.port) for _ in range(8)]

@@ -18,7 +18,7 @@ from convene_keys.keys import lifecycle, tokens
 from convene_keys.leaks import reports
 from convene_keys.leaks.reports import Finding, Leak
 from convene_keys.models import ApiKey, AuditEvent, Organization
-from tests import factories as make
+from tests import factories
 from tests.conftest import Clock
 from tests.databases import PEPPER
 
@@ -55,13 +55,13 @@ def statements() -> Iterator[list[str]]:
 
 
 def test_leaked_key_is_revoked_at_once_and_recorded(
-    organization: Organization, key: tuple[ApiKey, str], hands: Clock
+    organization: Organization, key: tuple[ApiKey, str], fake_clock: Clock
 ) -> None:
     row, secret = key
     done = report(finding(secret))
     assert done.real == {secret}
     assert done.leaks == [Leak(organization.id, row.id, row.name, URL, revoked=True)]
-    assert row.leaked_at == row.revoked_at == row.released_at == hands.moment
+    assert row.leaked_at == row.revoked_at == row.released_at == fake_clock.moment
     assert (row.revoked_by_name, row.revoke_reason) == ("the system", reports.REASON)
     revoked, reported = events()
     assert [revoked.action, reported.action] == ["key.revoked", "key.leak_reported"]
@@ -76,11 +76,11 @@ def test_leaked_key_is_revoked_at_once_and_recorded(
     assert reported.detail == {"url": URL, "source": "content", "type": "convene_api_key"}
 
 
-def test_second_report_of_a_key_changes_nothing(key: tuple[ApiKey, str], hands: Clock) -> None:
+def test_second_report_of_a_key_changes_nothing(key: tuple[ApiKey, str], fake_clock: Clock) -> None:
     row, secret = key
     assert len(report(finding(secret), finding(secret, url="https://example.org/2")).leaks) == 1
     first, before = row.leaked_at, len(events())
-    hands.advance(days=1)
+    fake_clock.advance(days=1)
     done = report(finding(secret))
     assert (done.real, done.leaks) == ({secret}, [])
     assert row.leaked_at == first
@@ -89,25 +89,25 @@ def test_second_report_of_a_key_changes_nothing(key: tuple[ApiKey, str], hands: 
 
 
 @pytest.mark.parametrize("state", ["revoked", "expired", "draft", "creator gone", "read"])
-def test_key_in_any_state_is_taken(app: Flask, hands: Clock, state: str) -> None:
-    organization = make.organization(status="draft" if state == "draft" else "live")
-    creator = make.member(
+def test_key_in_any_state_is_taken(app: Flask, fake_clock: Clock, state: str) -> None:
+    organization = factories.organization(status="draft" if state == "draft" else "live")
+    creator = factories.member(
         organization, disabled_at=clock.now() if state == "creator gone" else None
     )
-    row, secret = make.api_key(
+    row, secret = factories.api_key(
         organization,
         creator=creator,
-        expires_at=hands.moment - timedelta(days=1) if state == "expired" else None,
+        expires_at=fake_clock.moment - timedelta(days=1) if state == "expired" else None,
         scope="read" if state == "read" else "read_write",
     )
     if state == "revoked":
         lifecycle.revoke(Actor.of_member(creator, ORIGIN), row.id, "Old")
     before = row.revoked_at
-    hands.advance(hours=1)
+    fake_clock.advance(hours=1)
     done = report(finding(secret))
     assert [leak.revoked for leak in done.leaks] == [state != "revoked"]
-    assert row.leaked_at == hands.moment
-    assert row.revoked_at == (before or hands.moment), "the first time stands"
+    assert row.leaked_at == fake_clock.moment
+    assert row.revoked_at == (before or fake_clock.moment), "the first time stands"
     assert row.revoke_reason == ("Old" if state == "revoked" else reports.REASON)
     actions = [each.action for each in events()]
     assert actions == ["key.revoked", "key.leak_reported"]
@@ -117,17 +117,17 @@ def test_keys_of_several_organizations_and_peppers_end_together(app: Flask) -> N
     older = "an older pepper of more than 32 characters"
     rows, secrets = [], []
     for number in range(3):
-        organization = make.organization(f"Market {number}")
+        organization = factories.organization(f"Market {number}")
         for pepper in (PEPPER, older):
             token = tokens.mint()
             digest = {"digest": tokens.digest(token, pepper), "pepper_id": config.pepper_id(pepper)}
-            row, _ = make.api_key(organization, f"Key {pepper[:3]}", token=token)
+            row, _ = factories.api_key(organization, f"Key {pepper[:3]}", token=token)
             for name, value in digest.items():
                 setattr(row, name, value)
             db.session.commit()
             rows.append(row)
             secrets.append(token)
-    bystander, _ = make.api_key(make.organization(), "Bystander")
+    bystander, _ = factories.api_key(factories.organization(), "Bystander")
     done = reports.report([finding(secret) for secret in secrets], ORIGIN, [PEPPER, older])
     db.session.rollback()
     assert done.real == set(secrets)
@@ -152,7 +152,7 @@ def test_what_is_no_key_costs_no_query_and_no_event(key: tuple[ApiKey, str]) -> 
 
 
 def test_list_of_ten_thousand_takes_few_queries(organization: Organization) -> None:
-    real = [make.api_key(organization, f"Key {n}")[1] for n in range(3)]
+    real = [factories.api_key(organization, f"Key {n}")[1] for n in range(3)]
     others = [tokens.mint() for _ in range(9_000)] + ["garbage"] * 997
     with statements() as told:
         done = reports.report([finding(one) for one in others + real], ORIGIN, [PEPPER])

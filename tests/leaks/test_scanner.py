@@ -25,7 +25,7 @@ from convene_keys.audit.log import Actor
 from convene_keys.keys import lifecycle, tokens
 from convene_keys.leaks import scanner
 from convene_keys.models import ApiKey, Organization
-from tests import factories as make
+from tests import factories
 from tests.cli.test_cli import run, succeeded  # noqa: F401
 from tests.conftest import Clock
 
@@ -88,7 +88,7 @@ WAYS: dict[str, Callable[[str], tuple[bytes, int]]] = {
 
 @pytest.fixture
 def key(organization: Organization) -> tuple[ApiKey, str]:
-    return make.api_key(organization, "Claude on laptop")
+    return factories.api_key(organization, "Claude on laptop")
 
 
 @pytest.mark.parametrize("name", WAYS)
@@ -122,14 +122,14 @@ def test_status_and_name_of_every_key_are_told_and_no_secret(
     run: Run,  # noqa: F811
     organization: Organization,
     tmp_path: Path,
-    hands: Clock,
+    fake_clock: Clock,
 ) -> None:
-    other, soon = make.organization("Elsewhere"), hands.moment.replace(day=27)
+    other, soon = factories.organization("Elsewhere"), fake_clock.moment.replace(day=27)
     made = {
-        "active": make.api_key(organization, "Works"),
-        "expiring": make.api_key(organization, "Soon", expires_at=soon),
-        "expired": make.api_key(organization, "Old", expires_at=hands.moment),
-        "revoked": make.api_key(other, "Gone"),
+        "active": factories.api_key(organization, "Works"),
+        "expiring": factories.api_key(organization, "Soon", expires_at=soon),
+        "expired": factories.api_key(organization, "Old", expires_at=fake_clock.moment),
+        "revoked": factories.api_key(other, "Gone"),
     }
     lifecycle.revoke(Actor.system(other.id), made["revoked"][0].id)
     unknown, wrong = tokens.mint(), made["active"][1][:-1] + "!"
@@ -215,7 +215,7 @@ def test_key_in_git_history_is_found_where_it_came_in(
     organization: Organization,
     repository: Path,
 ) -> None:
-    made = {n: make.api_key(organization, n)[1] for n in
+    made = {n: factories.api_key(organization, n)[1] for n in
             ("Deleted", "Message", "Amended", "Branch", "Tag", "Staged", "Stash", "Changed")}  # fmt: skip
     (repository / "notes é.txt").write_text(f"one\ntwo {made['Deleted']}\n")
     (repository / "changed").write_text("harmless\n" * 9)
@@ -435,7 +435,7 @@ def test_ten_thousand_files_with_two_hundred_keys(
     repository: Path,
 ) -> None:
     source, expected = random.Random(7), []  # noqa: S311
-    made = [make.api_key(organization, f"Key {n}")[1] for n in range(200)]
+    made = [factories.api_key(organization, f"Key {n}")[1] for n in range(200)]
     small = {n: way for n, way in WAYS.items() if n not in ("far_down", "long_wide")}
     for number in range(10_000):
         folder = repository / f"d{number % 97}"
@@ -481,14 +481,14 @@ def _no_false_find(app: Flask, folder: Path, megabytes: int) -> float:
 
 
 def test_random_text_makes_no_false_find(app: Flask, tmp_path: Path) -> None:
-    make.api_key(make.organization())
+    factories.api_key(factories.organization())
     (tmp_path / "text").mkdir()
     _no_false_find(app, tmp_path / "text", 64)
 
 
 @pytest.mark.soak
 def test_gigabyte_of_random_text_makes_no_false_find(app: Flask, tmp_path: Path) -> None:
-    make.api_key(make.organization())
+    factories.api_key(factories.organization())
     (tmp_path / "text").mkdir()
     print(f"{_no_false_find(app, tmp_path / 'text', 1_024):,.0f} MB/s, a key’s beginning a KB")
 

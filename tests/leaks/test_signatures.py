@@ -110,28 +110,28 @@ def test_key_of_another_kind_is_none() -> None:
 
 
 def test_key_is_found_and_asked_for_once_an_hour(
-    server: KeyServer, ours: Reporter, hands: Clock
+    server: KeyServer, ours: Reporter, fake_clock: Clock
 ) -> None:
     keys = PublicKeys(server.url)
     assert server.asked == 0
     for _ in range(5):
         assert keys.find("ours") == ours.public["key"]
-        hands.advance(minutes=10)
+        fake_clock.advance(minutes=10)
     assert server.asked == 1
-    hands.advance(minutes=10)
+    fake_clock.advance(minutes=10)
     assert keys.find("ours") == ours.public["key"]
     assert server.asked == 2
 
 
 def test_unknown_identifier_asks_at_once_but_once_a_minute(
-    server: KeyServer, ours: Reporter, hands: Clock
+    server: KeyServer, ours: Reporter, fake_clock: Clock
 ) -> None:
     keys, new = PublicKeys(server.url), Reporter("new")
     assert keys.find("ours")
     for number in range(20):
         assert keys.find(f"guess {number}") is None
     assert server.asked == 1
-    hands.advance(seconds=61)
+    fake_clock.advance(seconds=61)
     server.tell(new.public)
     assert keys.find("new") == new.public["key"]
     assert keys.find("ours") is None, "it is not told any more"
@@ -165,7 +165,7 @@ NONSENSE = (
 def test_last_known_keys_stay_good_while_the_server_fails(
     server: KeyServer,
     ours: Reporter,
-    hands: Clock,
+    fake_clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(signatures, "TIMEOUT", 0.2)
@@ -174,7 +174,7 @@ def test_last_known_keys_stay_good_while_the_server_fails(
 
     def asked_in_vain() -> None:
         before = server.asked
-        hands.advance(hours=2)
+        fake_clock.advance(hours=2)
         assert keys.find("ours") == ours.public["key"]
         assert keys.find("ours") == ours.public["key"]
         assert server.asked == before + 1
@@ -189,12 +189,12 @@ def test_last_known_keys_stay_good_while_the_server_fails(
     server.status, server.headers, server.pause = 200, {}, 1.0
     asked_in_vain()
     server.stop()
-    hands.advance(hours=1_000)
+    fake_clock.advance(hours=1_000)
     assert keys.find("ours") == ours.public["key"]
     assert PublicKeys(server.url).find("ours") is None, "after a restart nobody is known"
 
 
-def test_redirect_is_not_followed(server: KeyServer, hands: Clock) -> None:
+def test_redirect_is_not_followed(server: KeyServer, fake_clock: Clock) -> None:
     with KeyServer(Reporter("elsewhere")) as other:
         for status in (301, 302, 303, 307, 308):
             server.status, server.headers = status, {"Location": other.url}
@@ -202,26 +202,28 @@ def test_redirect_is_not_followed(server: KeyServer, hands: Clock) -> None:
         assert (server.asked, other.asked) == (5, 0)
 
 
-def test_server_that_never_answered_knows_nobody(server: KeyServer, hands: Clock) -> None:
+def test_server_that_never_answered_knows_nobody(server: KeyServer, fake_clock: Clock) -> None:
     server.stop()
     keys = PublicKeys(server.url)
     assert keys.find("ours") is None
 
 
-def test_clock_that_was_set_back_does_not_stop_the_asking(server: KeyServer, hands: Clock) -> None:
+def test_clock_that_was_set_back_does_not_stop_the_asking(
+    server: KeyServer, fake_clock: Clock
+) -> None:
     keys = PublicKeys(server.url)
     keys.find("ours")
-    hands.advance(days=-30)
+    fake_clock.advance(days=-30)
     assert keys.find("ours")
     assert server.asked == 2
 
 
 def test_known_reporter_does_not_wait_for_a_slow_server(
-    server: KeyServer, ours: Reporter, hands: Clock
+    server: KeyServer, ours: Reporter, fake_clock: Clock
 ) -> None:
     keys = PublicKeys(server.url)
     keys.find("ours")
-    hands.advance(hours=2)
+    fake_clock.advance(hours=2)
     asking, go_on = threading.Event(), threading.Event()
 
     def refresh() -> None:
@@ -238,7 +240,7 @@ def test_known_reporter_does_not_wait_for_a_slow_server(
     slow.join()
 
 
-def test_sample_identifier_is_taken_from_a_server(server: KeyServer, hands: Clock) -> None:
+def test_sample_identifier_is_taken_from_a_server(server: KeyServer, fake_clock: Clock) -> None:
     server.tell(public_key(SAMPLE_IDENTIFIER, SAMPLE_KEY))
     found = PublicKeys(server.url).find(SAMPLE_IDENTIFIER)
     assert found

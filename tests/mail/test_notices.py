@@ -31,7 +31,7 @@ from convene_keys.models import (
     Scope,
     Tool,
 )
-from tests import factories as make
+from tests import factories
 from tests.conftest import Clock
 from tests.databases import PEPPER, environ
 from tests.mailbox import SENDER
@@ -67,26 +67,28 @@ def off(database_url: str) -> Iterator[Flask]:
 
 
 @pytest.fixture
-def organization(app: Flask, hands: Clock) -> Organization:
-    return make.organization(timezone="Europe/Stockholm")
+def organization(app: Flask, fake_clock: Clock) -> Organization:
+    return factories.organization(timezone="Europe/Stockholm")
 
 
 @pytest.fixture
 def maya(organization: Organization) -> Member:
     hashed = passwords.hash_password(PASSWORD, [PEPPER])
-    return make.member(organization, email="maya@example.org", password_hash=hashed)
+    return factories.member(organization, email="maya@example.org", password_hash=hashed)
 
 
 @pytest.fixture
 def team_of_four(organization: Organization, maya: Member) -> None:
     """Besides Maya: a manager, a viewer, and admins invited and disabled; another organization."""
-    make.member(organization, "manager", "Noor", email="noor@example.org", password_hash="set")
-    make.member(organization, "viewer", "Vic", email="vic@example.org", password_hash="set")
-    make.member(organization, "admin", "Ida", email="ida@example.org")  # who only was invited
-    gone = make.member(organization, "admin", "Gus", email="gus@example.org", password_hash="set")
+    factories.member(organization, "manager", "Noor", email="noor@example.org", password_hash="set")
+    factories.member(organization, "viewer", "Vic", email="vic@example.org", password_hash="set")
+    factories.member(organization, "admin", "Ida", email="ida@example.org")  # who only was invited
+    gone = factories.member(
+        organization, "admin", "Gus", email="gus@example.org", password_hash="set"
+    )
     gone.disabled_at = gone.created_at
     db.session.commit()
-    make.member(make.organization(), "admin", "Zoe", email="zoe@example.org")
+    factories.member(factories.organization(), "admin", "Zoe", email="zoe@example.org")
 
 
 def mails(kind: str | None = None) -> list[Mail]:
@@ -205,8 +207,8 @@ def test_notice_that_fails_lets_the_action_be(
     assert mails() == []
 
 
-def test_nothing_is_written_while_mail_is_off(off: Flask, hands: Clock) -> None:
-    maya = make.member(make.organization())
+def test_nothing_is_written_while_mail_is_off(off: Flask, fake_clock: Clock) -> None:
+    maya = factories.member(factories.organization())
     key, _ = create(maya)
     lifecycle.revoke(Actor.of_member(maya, HOME), key.id)
     sign_in.start_session(maya.id, HOME)
@@ -217,10 +219,10 @@ def test_nothing_is_written_while_mail_is_off(off: Flask, hands: Clock) -> None:
 # Members -------------------------------------------------------------------------------------------
 
 
-def test_first_sign_in_and_the_usual_places_are_not_told(maya: Member, hands: Clock) -> None:
+def test_first_sign_in_and_the_usual_places_are_not_told(maya: Member, fake_clock: Clock) -> None:
     for _ in range(3):
         sign_in.sign_in(maya.email, PASSWORD, HOME, [PEPPER])
-        hands.advance(days=1)
+        fake_clock.advance(days=1)
     assert mails() == []
 
 
@@ -229,11 +231,11 @@ def test_first_sign_in_and_the_usual_places_are_not_told(maya: Member, hands: Cl
     [Origin("198.51.100.1", MAC), Origin("203.0.113.9", PHONE), Origin("198.51.100.1", PHONE)],
 )
 def test_sign_in_from_a_new_place_or_browser_is_told_to_the_member(
-    maya: Member, hands: Clock, place: Origin
+    maya: Member, fake_clock: Clock, place: Origin
 ) -> None:
-    make.member(maya.organization, email="other@example.org")
+    factories.member(maya.organization, email="other@example.org")
     sign_in.sign_in(maya.email, PASSWORD, HOME, [PEPPER])
-    hands.advance(days=1)
+    fake_clock.advance(days=1)
     sign_in.sign_in(maya.email, PASSWORD, place, [PEPPER])
     assert recipients() == ["maya@example.org"]
     [mail] = mails()
@@ -243,15 +245,15 @@ def test_sign_in_from_a_new_place_or_browser_is_told_to_the_member(
     assert len(mails()) == 1
 
 
-def test_same_network_of_ipv6_is_one_place(maya: Member, hands: Clock) -> None:
+def test_same_network_of_ipv6_is_one_place(maya: Member, fake_clock: Clock) -> None:
     for ip in ("2001:db8:1:2::1", "2001:db8:1:2:aaaa::9"):
         sign_in.sign_in(maya.email, PASSWORD, Origin(ip, MAC), [PEPPER])
     assert mails() == []
 
 
-def test_place_is_forgotten_after_ninety_days(maya: Member, hands: Clock) -> None:
+def test_place_is_forgotten_after_ninety_days(maya: Member, fake_clock: Clock) -> None:
     sign_in.sign_in(maya.email, PASSWORD, HOME, [PEPPER])
-    hands.advance(days=90)
+    fake_clock.advance(days=90)
     sign_in.sign_in(maya.email, PASSWORD, HOME, [PEPPER])
     assert len(mails("signed_in")) == 1
 
@@ -321,7 +323,7 @@ def test_names_of_people_stay_as_they_are() -> None:
 def test_member_is_told_of_a_link_and_of_a_new_password(
     organization: Organization, maya: Member
 ) -> None:
-    admin = Actor.of_member(make.member(organization, name="Ann"), HOME)
+    admin = Actor.of_member(factories.member(organization, name="Ann"), HOME)
     _, code = members.invitation(admin, maya.id)
     [mail] = mails()
     assert (mail.kind, mail.recipient) == ("link_made", "maya@example.org")
@@ -331,7 +333,7 @@ def test_member_is_told_of_a_link_and_of_a_new_password(
     assert code not in mail.text
 
     members.accept(code, "amber cello thicket pond", HOME, [PEPPER])
-    session, _ = make.session(maya)
+    session, _ = factories.session(maya)
     sign_in.change_password(Actor.of_member(maya, HOME), maya, session.id, PASSWORD, [PEPPER])
     assert recipients("password") == ["maya@example.org"] * 2
     by_link, by_self = mails("password")
@@ -356,77 +358,81 @@ def remind() -> list[Mail]:
 
 @pytest.mark.usefixtures("team_of_four")
 def test_keys_to_replace_are_told_in_one_mail_and_once(
-    organization: Organization, maya: Member, hands: Clock
+    organization: Organization, maya: Member, fake_clock: Clock
 ) -> None:
     create(maya, "Ends in a month")
     for name in ("Ann", "Bob"):
-        make.api_key(organization, name)
+        factories.api_key(organization, name)
     assert remind() == []
-    hands.advance(days=17)  # the first one has 13 days left
+    fake_clock.advance(days=17)  # the first one has 13 days left
     new = remind()
     assert [mail.recipient for mail in new] == ["maya@example.org", "noor@example.org"]
     assert "These keys are about to end\n- Ends in a month: stops working on 24 Dec" in new[0].text
     assert "Ann" not in new[0].text
-    hands.advance(days=1)
+    fake_clock.advance(days=1)
     assert remind() == []
-    hands.advance(days=73)
+    fake_clock.advance(days=73)
     assert remind() == []
-    hands.advance(days=1)  # three months
+    fake_clock.advance(days=1)  # three months
     text = remind()[0].text
     assert "replacement soon\n- Ann: 92 days old\n- Bob: 92 days old\n" in text
     assert "Ends in a month" not in text
     for _ in range(3):
-        hands.advance(days=20)
+        fake_clock.advance(days=20)
         assert remind() == []
-    hands.advance(days=29)  # six months
+    fake_clock.advance(days=29)  # six months
     assert "replacement now\n- Ann: 181 days old\n- Bob: 181 days old\n" in remind()[0].text
     for _ in range(10):
-        hands.advance(days=30)
+        fake_clock.advance(days=30)
         assert remind() == []
 
 
 def test_organization_says_after_how_many_months(
-    organization: Organization, maya: Member, hands: Clock
+    organization: Organization, maya: Member, fake_clock: Clock
 ) -> None:
     organization.rotate_months = 2
     db.session.commit()
-    make.api_key(organization)
-    hands.advance(days=30)
+    factories.api_key(organization)
+    fake_clock.advance(days=30)
     assert "replacement soon" in remind()[0].text
-    hands.advance(days=31)
+    fake_clock.advance(days=31)
     assert "replacement now" in remind()[0].text
 
 
-def test_one_mail_a_day(organization: Organization, maya: Member, hands: Clock) -> None:
-    make.api_key(organization, "Ann")
-    hands.advance(days=92)
+def test_one_mail_a_day(organization: Organization, maya: Member, fake_clock: Clock) -> None:
+    factories.api_key(organization, "Ann")
+    fake_clock.advance(days=92)
     assert len(remind()) == 1
-    make.api_key(organization, "Bob", expires_at=hands.moment + timedelta(days=9))
-    hands.advance(hours=2)
+    factories.api_key(organization, "Bob", expires_at=fake_clock.moment + timedelta(days=9))
+    fake_clock.advance(hours=2)
     assert remind() == []
-    hands.advance(hours=22)
+    fake_clock.advance(hours=22)
     [mail] = remind()
     assert "Bob" in mail.text
     assert "Ann" not in mail.text
 
 
 def test_keys_that_ended_or_are_being_replaced_are_left_out(
-    organization: Organization, maya: Member, hands: Clock
+    organization: Organization, maya: Member, fake_clock: Clock
 ) -> None:
-    now = hands.moment
-    make.api_key(organization, "Revoked", revoked_at=now, released_at=now)
-    make.api_key(organization, "Ended", expires_at=now)
-    old, _ = make.api_key(organization, "Old", released_at=now, expires_at=now.replace(year=2028))
-    make.api_key(organization, "New", created_at=now + timedelta(days=150), predecessor_id=old.id)
-    hands.advance(days=200)
+    now = fake_clock.moment
+    factories.api_key(organization, "Revoked", revoked_at=now, released_at=now)
+    factories.api_key(organization, "Ended", expires_at=now)
+    old, _ = factories.api_key(
+        organization, "Old", released_at=now, expires_at=now.replace(year=2028)
+    )
+    factories.api_key(
+        organization, "New", created_at=now + timedelta(days=150), predecessor_id=old.id
+    )
+    fake_clock.advance(days=200)
     assert remind() == []
 
 
 def test_reminder_that_can_not_be_written_is_not_counted_as_given(
-    organization: Organization, maya: Member, hands: Clock, monkeypatch: pytest.MonkeyPatch
+    organization: Organization, maya: Member, fake_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make.api_key(organization)
-    hands.advance(days=200)
+    factories.api_key(organization)
+    fake_clock.advance(days=200)
     with monkeypatch.context() as patch:
         patch.setattr(reminders, "post", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -435,10 +441,10 @@ def test_reminder_that_can_not_be_written_is_not_counted_as_given(
 
 
 def test_command_prints_how_many(
-    app: Flask, organization: Organization, maya: Member, hands: Clock
+    app: Flask, organization: Organization, maya: Member, fake_clock: Clock
 ) -> None:
-    make.api_key(organization)
-    hands.advance(days=200)
+    factories.api_key(organization)
+    fake_clock.advance(days=200)
     result = app.test_cli_runner().invoke(args=["keys", "remind"])
     assert (result.exit_code, result.stdout, result.stderr) == (0, "1\n", "")
     result = app.test_cli_runner().invoke(args=["keys", "remind"])
@@ -464,11 +470,11 @@ def did(key: ApiKey, action: Action, times: int = 1, outcome: Outcome = Outcome.
 
 @pytest.mark.usefixtures("team_of_four")
 def test_digest_comes_once_a_week_and_tells_what_each_key_did(
-    organization: Organization, maya: Member, hands: Clock, tmp_path: Path, app: Flask
+    organization: Organization, maya: Member, fake_clock: Clock, tmp_path: Path, app: Flask
 ) -> None:
-    claude, _ = make.api_key(organization, "Claude")  # on Tuesday, 24 November
-    script, _ = make.api_key(organization, "Script")
-    stranger, _ = make.api_key(make.organization(), "Stranger")
+    claude, _ = factories.api_key(organization, "Claude")  # on Tuesday, 24 November
+    script, _ = factories.api_key(organization, "Script")
+    stranger, _ = factories.api_key(factories.organization(), "Stranger")
     did(claude, Action.BOOKING_LISTED, 3)
     did(claude, Action.BOOKING_APPROVED)
     did(claude, Action.OFF_LIMITS, 2, Outcome.DENIED)
@@ -476,13 +482,15 @@ def test_digest_comes_once_a_week_and_tells_what_each_key_did(
     did(stranger, Action.BOOKING_LISTED)
     reminders.remind()
     assert mails() == []  # it was not there last week
-    hands.moment = hands.moment.replace(day=29, hour=22, minute=59)  # Sunday, 23:59 in Stockholm
+    fake_clock.moment = fake_clock.moment.replace(
+        day=29, hour=22, minute=59
+    )  # Sunday, 23:59 in Stockholm
     did(claude, Action.BOOKING_LISTED)
-    hands.advance(minutes=1)
+    fake_clock.advance(minutes=1)
     did(claude, Action.MARKET_LISTED, 7)  # next week
     for _ in range(3):
         reminders.remind()
-        hands.advance(days=1)
+        fake_clock.advance(days=1)
     assert [m.recipient for m in mails() if m.organization_id == organization.id] == [
         "maya@example.org",
         "noor@example.org",
@@ -498,21 +506,21 @@ def test_digest_comes_once_a_week_and_tells_what_each_key_did(
         r"What the check-up found\n(- .+\n)*- 2 keys’ names say little: Claude, Script\n", mail.text
     )
     assert "Stranger" not in mail.text
-    hands.moment = hands.moment.replace(month=12, day=7)
+    fake_clock.moment = fake_clock.moment.replace(month=12, day=7)
     reminders.remind()
     assert "- Claude: Listed markets (7)\n" in mails("weekly")[-2].text
 
 
 def test_head_in_the_digest_is_a_witness(
-    app: Flask, organization: Organization, maya: Member, hands: Clock, tmp_path: Path
+    app: Flask, organization: Organization, maya: Member, fake_clock: Clock, tmp_path: Path
 ) -> None:
-    key, _ = make.api_key(organization)
+    key, _ = factories.api_key(organization)
     for action in (Action.BOOKING_LISTED, Action.MARKET_LISTED):
         did(key, action)
-    hands.advance(days=7)
+    fake_clock.advance(days=7)
     reminders.remind()
-    make.member(organization, "manager", "Noor", email="noor@example.org", password_hash="set")
-    hands.advance(days=7)
+    factories.member(organization, "manager", "Noor", email="noor@example.org", password_hash="set")
+    fake_clock.advance(days=7)
     reminders.remind()
     [_, mail, managers] = mails("weekly")
     for form in (managers.text, managers.html):
@@ -532,11 +540,11 @@ def test_head_in_the_digest_is_a_witness(
 
 
 def test_finding_in_the_digest_names_at_most_so_many_keys(
-    organization: Organization, maya: Member, hands: Clock
+    organization: Organization, maya: Member, fake_clock: Clock
 ) -> None:
     for number in range(reminders.NAMED + 2):
-        make.api_key(organization, f"Key {number}", creator=maya)
-    hands.advance(days=7)
+        factories.api_key(organization, f"Key {number}", creator=maya)
+    fake_clock.advance(days=7)
     reminders.remind()
     [mail] = mails("weekly")
     assert "names say little: Key 0, Key 1, Key 2, Key 3, Key 4 and 2 more\n" in mail.text
@@ -544,11 +552,11 @@ def test_finding_in_the_digest_names_at_most_so_many_keys(
 
 @pytest.mark.usefixtures("team_of_four")
 def test_digest_is_for_those_who_want_it(
-    organization: Organization, maya: Member, hands: Clock
+    organization: Organization, maya: Member, fake_clock: Clock
 ) -> None:
-    make.api_key(organization)
+    factories.api_key(organization)
     members.choose_mail(Actor.of_member(maya, HOME), weekly_digest=False)
-    hands.advance(days=7)
+    fake_clock.advance(days=7)
     reminders.remind()
     told = [m.recipient for m in mails("weekly") if m.organization_id == organization.id]
     assert told == ["noor@example.org"]

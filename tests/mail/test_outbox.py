@@ -17,7 +17,7 @@ from convene_keys.db.session import db, transaction
 from convene_keys.keys import lifecycle
 from convene_keys.mail import outbox
 from convene_keys.models import Mail, Member, Organization, Scope, Tool
-from tests import factories as make
+from tests import factories
 from tests.conftest import Clock, wait_for
 from tests.databases import PEPPER, environ
 from tests.mailbox import SENDER, Mailbox
@@ -45,8 +45,8 @@ def app(database_url: str, box: Mailbox) -> Iterator[Flask]:
 
 
 @pytest.fixture
-def maya(app: Flask, hands: Clock) -> Member:
-    return make.member(make.organization(), password_hash="set")
+def maya(app: Flask, fake_clock: Clock) -> Member:
+    return factories.member(factories.organization(), password_hash="set")
 
 
 def put(of: int, count: int = 1) -> None:
@@ -77,7 +77,7 @@ def mail() -> Mail:
 # How it looks --------------------------------------------------------------------------------------
 
 
-def test_mail_arrives_as_text_and_as_html(box: Mailbox, maya: Member, hands: Clock) -> None:
+def test_mail_arrives_as_text_and_as_html(box: Mailbox, maya: Member, fake_clock: Clock) -> None:
     put(maya.organization_id)
     deliver()
     [message] = box.taken
@@ -85,7 +85,7 @@ def test_mail_arrives_as_text_and_as_html(box: Mailbox, maya: Member, hands: Clo
     assert message["To"] == "maya@example.org"
     assert message["Subject"] == "Number 0"
     assert message["Auto-Submitted"] == "auto-generated"
-    assert message["Date"].datetime == hands.moment
+    assert message["Date"].datetime == fake_clock.moment
     assert message["Message-ID"].endswith("@example.org>")
     assert message.get_content_type() == "multipart/alternative"
     assert [part.get_content_type() for part in message.iter_parts()] == ["text/plain", "text/html"]
@@ -93,7 +93,7 @@ def test_mail_arrives_as_text_and_as_html(box: Mailbox, maya: Member, hands: Clo
         "Hello",
         "<p>Hello</p>",
     ]
-    assert (mail().sent_at, mail().due_at, mail().error) == (hands.moment, None, None)
+    assert (mail().sent_at, mail().due_at, mail().error) == (fake_clock.moment, None, None)
 
 
 @pytest.mark.parametrize("name", ["Mäyä’s läptop 🍐", "مفتاح", "x" * 100, ".", "=?utf-8?q?x?="])
@@ -134,7 +134,7 @@ def test_mail_to_an_address_that_is_not_ascii_goes_to_nobody(box: Mailbox, maya:
 
 
 def test_server_down_for_an_hour_delays_nothing_but_the_mail(
-    box: Mailbox, maya: Member, hands: Clock
+    box: Mailbox, maya: Member, fake_clock: Clock
 ) -> None:
     box.close()
     actor = Actor.system(maya.organization_id)
@@ -152,13 +152,13 @@ def test_server_down_for_an_hour_delays_nothing_but_the_mail(
     for _ in range(60):
         deliver()
         assert all(each.sent_at is None and each.due_at is not None for each in mails())
-        hands.advance(minutes=1)
+        fake_clock.advance(minutes=1)
     assert {each.attempts for each in mails()} == {4}
     assert all("ConnectionRefusedError" in str(each.error) for each in mails())
     box.open()
     for _ in range(60):
         deliver()
-        hands.advance(minutes=1)
+        fake_clock.advance(minutes=1)
     assert box.subjects() == [f"New API key: Key {number}" for number in range(5)]
     assert len(set(box.ids())) == 5
     assert all(each.sent_at is not None for each in mails())
@@ -167,7 +167,7 @@ def test_server_down_for_an_hour_delays_nothing_but_the_mail(
 @pytest.mark.parametrize("answer", ["451 try later", "550 no", "421 busy", "554 spam"])
 @pytest.mark.parametrize("where", ["answer_rcpt", "answer_data"])
 def test_mail_that_was_refused_is_tried_again(
-    box: Mailbox, maya: Member, hands: Clock, where: str, answer: str
+    box: Mailbox, maya: Member, fake_clock: Clock, where: str, answer: str
 ) -> None:
     put(maya.organization_id)
     setattr(box, where, answer)
@@ -175,41 +175,41 @@ def test_mail_that_was_refused_is_tried_again(
         deliver()
         assert mail().sent_at is None
         assert answer in str(mail().error)
-        hands.advance(hours=2)
+        fake_clock.advance(hours=2)
     setattr(box, where, "")
     deliver()
     assert len(box.taken) == 1
 
 
 def test_mail_is_given_up_after_three_days_and_that_is_told(
-    box: Mailbox, maya: Member, hands: Clock, caplog: pytest.LogCaptureFixture
+    box: Mailbox, maya: Member, fake_clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(maya.organization_id)
     box.answer_rcpt = "550 no such mailbox"
     for _ in range(71):
         deliver()
-        hands.advance(hours=1)
+        fake_clock.advance(hours=1)
     assert mail().given_up_at is None
     for _ in range(2):
         deliver()
-        hands.advance(hours=1)
+        fake_clock.advance(hours=1)
     assert mail().given_up_at is not None
     assert "for good" in caplog.text
     box.answer_rcpt = ""
-    hands.advance(days=1)
+    fake_clock.advance(days=1)
     deliver()
     assert box.taken == []
 
 
 def test_connection_lost_at_the_very_end_means_sent_again_under_the_same_id(
-    box: Mailbox, maya: Member, hands: Clock
+    box: Mailbox, maya: Member, fake_clock: Clock
 ) -> None:
     put(maya.organization_id)
     box.hang_up = True
     deliver()
     assert (len(box.taken), mail().sent_at) == (1, None)
     box.hang_up = False
-    hands.advance(hours=2)
+    fake_clock.advance(hours=2)
     deliver()
     assert len(box.taken) == 2
     assert len(set(box.ids())) == 1, "the second can be told to be the same"
@@ -217,13 +217,13 @@ def test_connection_lost_at_the_very_end_means_sent_again_under_the_same_id(
 
 
 def test_mail_that_is_never_acknowledged_is_sent_ten_times_at_most(
-    box: Mailbox, maya: Member, hands: Clock
+    box: Mailbox, maya: Member, fake_clock: Clock
 ) -> None:
     put(maya.organization_id)
     box.hang_up = True
     for _ in range(15):
         deliver()
-        hands.advance(hours=2)
+        fake_clock.advance(hours=2)
     assert len(box.taken) == outbox.UNSURE_MAX == 10
     assert (mail().due_at, mail().sent_at, mail().attempts) == (None, None, 10)
     assert mail().given_up_at is not None
@@ -241,12 +241,14 @@ def test_tries_that_never_came_back_count_as_copies(box: Mailbox, maya: Member) 
     assert mail().given_up_at is not None
 
 
-def test_tries_that_were_refused_are_no_copies(box: Mailbox, maya: Member, hands: Clock) -> None:
+def test_tries_that_were_refused_are_no_copies(
+    box: Mailbox, maya: Member, fake_clock: Clock
+) -> None:
     put(maya.organization_id)
     box.answer_rcpt = "451 later"
     for _ in range(outbox.UNSURE_MAX + 2):
         deliver()
-        hands.advance(hours=2)
+        fake_clock.advance(hours=2)
     assert (mail().attempts, mail().unsure) == (outbox.UNSURE_MAX + 2, 0)
     box.answer_rcpt = ""
     deliver()
@@ -269,7 +271,7 @@ def test_goodbye_that_fails_is_no_failure(
 
 
 def test_try_that_outlasts_its_lease_changes_nothing_of_the_next_one(
-    app: Flask, box: Mailbox, maya: Member, hands: Clock
+    app: Flask, box: Mailbox, maya: Member, fake_clock: Clock
 ) -> None:
     """Its lease ends while it waits for the server; another one tries the mail meanwhile."""
 
@@ -284,7 +286,7 @@ def test_try_that_outlasts_its_lease_changes_nothing_of_the_next_one(
         workers.append(threading.Thread(target=turn))
         workers[-1].start()
         wait_for(lambda: mail().attempts == attempts)  # noqa: B023
-        hands.advance(minutes=6 if attempts == 1 else 0)
+        fake_clock.advance(minutes=6 if attempts == 1 else 0)
     box.hang_before = False
     for worker in workers:
         worker.join()
@@ -293,13 +295,13 @@ def test_try_that_outlasts_its_lease_changes_nothing_of_the_next_one(
     assert mail().sent_at is not None
 
 
-def test_sent_mail_is_forgotten_after_a_month(maya: Member, hands: Clock) -> None:
+def test_sent_mail_is_forgotten_after_a_month(maya: Member, fake_clock: Clock) -> None:
     put(maya.organization_id)
     deliver()
-    hands.advance(days=31)
+    fake_clock.advance(days=31)
     put(maya.organization_id)
     deliver()
-    assert mail().created_at == hands.moment
+    assert mail().created_at == fake_clock.moment
 
 
 # Several workers, and their death ------------------------------------------------------------------
@@ -314,7 +316,7 @@ def due_now() -> None:
 def test_two_workers_send_each_mail_once(
     app: Flask, box: Mailbox, database_url: str, tmp_path: Path
 ) -> None:
-    of: Organization = make.organization()
+    of: Organization = factories.organization()
     put(of.id, 40)
     settings = {"MAIL_URL": box.url, "MAIL_FROM": SENDER}
     with Server(database_url, tmp_path / "log", **settings) as server:
@@ -329,7 +331,7 @@ def test_worker_killed_in_the_middle_loses_no_mail(
     app: Flask, box: Mailbox, database_url: str, tmp_path: Path
 ) -> None:
     """Killed while it waits for the answer to RCPT, again and again."""
-    of: Organization = make.organization()
+    of: Organization = factories.organization()
     put(of.id)
     settings = {"MAIL_URL": box.url, "MAIL_FROM": SENDER}
     box.hang_before = True
@@ -348,7 +350,7 @@ def test_worker_killed_in_the_middle_loses_no_mail(
 def test_worker_killed_after_the_end_once_sends_it_twice_and_then_knows(
     app: Flask, box: Mailbox, database_url: str, tmp_path: Path
 ) -> None:
-    of: Organization = make.organization()
+    of: Organization = factories.organization()
     put(of.id, 3)
     settings = {"MAIL_URL": box.url, "MAIL_FROM": SENDER}
     box.hang = True
@@ -406,13 +408,13 @@ def test_doctor_tries_the_mail_server_and_sends_nothing(app: Flask, box: Mailbox
 
 
 def test_doctor_tells_of_mail_that_could_not_be_delivered(
-    app: Flask, maya: Member, box: Mailbox, hands: Clock
+    app: Flask, maya: Member, box: Mailbox, fake_clock: Clock
 ) -> None:
     put(maya.organization_id)
-    db.session.execute(update(Mail).values(due_at=None, given_up_at=hands.moment))
+    db.session.execute(update(Mail).values(due_at=None, given_up_at=fake_clock.moment))
     db.session.commit()
     assert "but 1 in the last week could not be delivered" in doctor(app)
-    hands.advance(days=8)
+    fake_clock.advance(days=8)
     assert doctor(app).startswith("ok")
 
 
@@ -441,7 +443,7 @@ def test_password_goes_only_to_a_server_that_proves_who_it_is(
         url = f"smtp://us%20er:p%40ss:word@localhost:{box.port}"
         app = mailing(sqlite_url, MAIL_URL=url)
         with app.app_context():
-            put(make.organization().id)
+            put(factories.organization().id)
             deliver()
             if known:
                 assert box.signed_in == [("us er", "p@ss:word")]
@@ -460,7 +462,7 @@ def test_password_is_not_sent_in_clear_where_the_server_has_no_encryption(
     with Mailbox(login=("maya", "secret")) as box:
         app = mailing(sqlite_url, MAIL_URL=f"smtp://maya:secret@localhost:{box.port}")
         with app.app_context():
-            put(make.organization().id)
+            put(factories.organization().id)
             deliver()
             assert (box.signed_in, box.taken) == ([], [])
             assert "STARTTLS" in str(mail().error)
@@ -472,7 +474,7 @@ def test_wrong_password_is_told_without_it(sqlite_url: str) -> None:
     with Mailbox(login=("maya", "right")) as box:
         app = mailing(sqlite_url, MAIL_URL=f"smtp://maya:wr0ng-one@127.0.0.1:{box.port}")
         with app.app_context():
-            put(make.organization().id)
+            put(factories.organization().id)
             deliver()
             assert box.taken == []
             assert "535" in str(mail().error)

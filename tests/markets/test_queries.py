@@ -24,15 +24,15 @@ from convene_keys.models import (
     VendorApplication,
 )
 from convene_keys.text import fold
-from tests import factories as make
+from tests import factories
 from tests.conftest import Clock
 
 TODAY = date(2026, 11, 24)
 
 
 @pytest.fixture
-def organization(app: Flask, hands: Clock) -> Organization:
-    return make.organization()
+def organization(app: Flask, fake_clock: Clock) -> Organization:
+    return factories.organization()
 
 
 def _save(*rows: Any) -> None:
@@ -105,7 +105,7 @@ def season(organization: Organization) -> Organization:
             for n, status in enumerate(bookings, 1)
         )
     )
-    make.market_data(make.organization("Elsewhere"))
+    factories.market_data(factories.organization("Elsewhere"))
     return organization
 
 
@@ -226,11 +226,11 @@ def test_counts_by_state_take_the_filters(season: Organization) -> None:
     assert market_queries.counts(connection, VendorApplication, number, q="GREEN", market_id=1) == {
         "waitlisted": 1
     }
-    assert market_queries.counts(connection, VendorApplication, make.organization().id) == {}
+    assert market_queries.counts(connection, VendorApplication, factories.organization().id) == {}
 
 
 def test_unknown_or_foreign_cursors_are_refused(season: Organization) -> None:
-    stranger = make.organization()
+    stranger = factories.organization()
     for model, _, _ in LISTS:
         for cursor in ("", "0", "999", "-1", "1.0", "x", "\0", "１", " 1", "9" * 18, "9" * 5_000):
             with pytest.raises(Malformed) as info:
@@ -254,7 +254,7 @@ def test_lists_do_not_ask_for_each_row(season: Organization) -> None:
 
 def test_get_finds_nothing_in_another_organization(season: Organization) -> None:
     assert decisions.get_for_update(db.session(), Booking, season.id, 12).id == 12
-    other = make.organization()
+    other = factories.organization()
     for organization, number in ((other, 12), (season, 13), (season, 0)):
         with pytest.raises(NotFound, match=f"There is no booking {number}"):
             decisions.get_for_update(db.session(), Booking, organization.id, number)
@@ -273,7 +273,7 @@ ALLOWED = {
 
 @pytest.mark.parametrize("before", list(BookingStatus))
 @pytest.mark.parametrize("after", list(BookingStatus))
-def test_booking_decisions(hands: Clock, before: BookingStatus, after: BookingStatus) -> None:
+def test_booking_decisions(fake_clock: Clock, before: BookingStatus, after: BookingStatus) -> None:
     booking = Booking(id=7, status=before, reason="because", decided_at=None)
     if before == after:
         assert decisions.decide_booking(booking, after, "new") is False
@@ -300,12 +300,12 @@ def test_only_an_approved_booking_can_be_paid(status: BookingStatus) -> None:
         assert booking.paid is False
 
 
-def test_application_is_decided_and_noted(hands: Clock) -> None:
+def test_application_is_decided_and_noted(fake_clock: Clock) -> None:
     application = VendorApplication(id=1, status="pending", note="", decided_at=None)
     assert decisions.update_application(application, ApplicationStatus.WAITLISTED, None)
     assert (application.status, application.note) == ("waitlisted", "")
     first = clock.now()
-    hands.advance(hours=1)
+    fake_clock.advance(hours=1)
     assert decisions.update_application(application, ApplicationStatus.WAITLISTED, "later")
     assert (application.note, application.decided_at) == ("later", first)
     assert not decisions.update_application(application, ApplicationStatus.WAITLISTED, "later")
@@ -314,18 +314,18 @@ def test_application_is_decided_and_noted(hands: Clock) -> None:
     assert (application.note, application.decided_at) == ("", clock.now())
 
 
-def test_application_is_reminded_once_in_24_hours(hands: Clock) -> None:
+def test_application_is_reminded_once_in_24_hours(fake_clock: Clock) -> None:
     application = VendorApplication(id=1, status="pending", reminded_at=None)
     decisions.remind_application(application)
     assert application.reminded_at == clock.now()
-    hands.advance(hours=23, minutes=59)
+    fake_clock.advance(hours=23, minutes=59)
     with pytest.raises(Conflict) as info:
         decisions.remind_application(application)
     assert info.value.code == "reminded_recently"
-    hands.advance(minutes=1)
+    fake_clock.advance(minutes=1)
     decisions.remind_application(application)
     assert application.reminded_at == clock.now()
     application.status = ApplicationStatus.DECLINED
-    hands.advance(days=2)
+    fake_clock.advance(days=2)
     with pytest.raises(Conflict, match="was declined"):
         decisions.remind_application(application)

@@ -47,17 +47,19 @@ def rows(model: Any, organization: Organization) -> list[dict[str, Any]]:
     return [{column: getattr(row, column) for column in columns} for row in found]
 
 
-def test_make_is_the_same_every_time_for_the_same_day(app: Flask, hands: Clock) -> None:
+def test_make_is_the_same_every_time_for_the_same_day(app: Flask, fake_clock: Clock) -> None:
     one, other = create.organization("One"), create.organization("Other")
     make(one)
-    hands.advance(days=3)
+    fake_clock.advance(days=3)
     make(other)
     for model in MODELS:
         assert rows(model, one) == rows(model, other)
 
 
-def test_make_begins_from_the_day_it_is_where_the_organization_is(app: Flask, hands: Clock) -> None:
-    hands.advance(days=1)  # a Wednesday, one of the days on which a market is held
+def test_make_begins_from_the_day_it_is_where_the_organization_is(
+    app: Flask, fake_clock: Clock
+) -> None:
+    fake_clock.advance(days=1)  # a Wednesday, one of the days on which a market is held
     here, ahead = create.organization("Here"), create.organization("Ahead")
     ahead.timezone = "Pacific/Auckland"  # where it is 1 in the morning of Thursday
     db.session.commit()
@@ -134,8 +136,10 @@ def test_make_has_every_state(app: Flask) -> None:
 
 
 @pytest.mark.parametrize("day", [TODAY + timedelta(days=n) for n in range(7)])
-def test_booking_123_waits_for_the_next_market_date(app: Flask, hands: Clock, day: date) -> None:
-    hands.moment = datetime.combine(day, time(12), UTC)
+def test_booking_123_waits_for_the_next_market_date(
+    app: Flask, fake_clock: Clock, day: date
+) -> None:
+    fake_clock.moment = datetime.combine(day, time(12), UTC)
     organization = create.organization()
     make(organization)  # of another day, so that this one's rows are no coincidence
     other = create.organization()

@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from convene_keys import clock, create_app
 from convene_keys.db.session import db
 from convene_keys.models import ApiKey, AuditEvent, Organization
-from tests import factories as make
+from tests import factories
 from tests.databases import environ
 from tests.servers import Server
 
@@ -34,7 +34,7 @@ class Market:
         """The secret of a new key."""
         with self.reading():
             of = db.session.get_one(Organization, self.organization_id)
-            return make.api_key(of, name, **values)[1]
+            return factories.api_key(of, name, **values)[1]
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -83,8 +83,8 @@ def served(
 
 def _market(app: Flask, server: Server, name: str) -> Market:
     with app.app_context():
-        organization = make.organization(name)
-        make.market_data(organization)
+        organization = factories.organization(name)
+        factories.market_data(organization)
         number = organization.id
         db.session.remove()
     return Market(app, server, number)

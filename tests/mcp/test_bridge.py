@@ -19,7 +19,7 @@ from sqlalchemy import select
 from convene_keys.db.session import db
 from convene_keys.models import AuditEvent, Booking
 from convene_keys.operations.table import OPERATIONS
-from tests import factories as make
+from tests import factories
 from tests.databases import environ
 from tests.mcp.bridges import (
     NODE,
@@ -518,7 +518,7 @@ def test_too_many_calls(sqlite_url: str, tmp_path: Path) -> None:
 
         app = create_app(environ(sqlite_url))
         with app.app_context():
-            _, secret = make.api_key(make.organization())
+            _, secret = factories.api_key(factories.organization())
             db.session.remove()
             db.engine.dispose()
         folder = unpack(server.url, tmp_path)

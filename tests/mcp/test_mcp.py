@@ -15,7 +15,7 @@ from convene_keys.mcp import catalogue
 from convene_keys.mcp.protocol import HANDSHAKE, STATELESS, VERSIONS
 from convene_keys.models import ApiKey, AuditEvent, Member, Organization, Scope
 from convene_keys.operations.table import OPERATIONS
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock, challenge, new_browser
 from tests.databases import environ
 
@@ -327,15 +327,15 @@ def test_without_a_working_key_nothing_is_told(client: Browser, key: Any, method
 
 
 def test_revoked_key_is_recorded_under_its_name(
-    client: Browser, organization: Organization, hands: Clock
+    client: Browser, organization: Organization, fake_clock: Clock
 ) -> None:
-    _, secret = make.api_key(
-        organization, "Old laptop", revoked_at=hands.moment, released_at=hands.moment
+    _, secret = factories.api_key(
+        organization, "Old laptop", revoked_at=fake_clock.moment, released_at=fake_clock.moment
     )
     for method in ("initialize", "tools/list", "ping"):
         params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": CLIENT}
         Caller(client, secret).call(method, 401, **params if method == "initialize" else {})
-        hands.advance(minutes=2)
+        fake_clock.advance(minutes=2)
     assert [(e.action, e.key_name) for e in events(organization)] == [
         ("key.refused", "Old laptop")
     ] * 3

@@ -14,7 +14,7 @@ import pytest
 from flask import Flask
 
 from convene_keys.operations.table import OPERATIONS, Operation
-from tests import factories as make
+from tests import factories
 from tests.conftest import new_browser
 
 ROOT = "/api/v1/admin"
@@ -42,9 +42,9 @@ def table(app: Flask) -> dict[str, Offer]:
 
 def rest(app: Flask) -> dict[str, Offer]:
     """Found out by asking: with every name there is, with none, and for something that is there."""
-    organization = make.organization()
-    make.market_data(organization)
-    _, secret = make.api_key(organization, creator=make.member(organization))
+    organization = factories.organization()
+    factories.market_data(organization)
+    _, secret = factories.api_key(organization, creator=factories.member(organization))
     client = new_browser(app)
     names = {name for operation in OPERATIONS for name in operation.input.model_fields}
 
@@ -121,7 +121,7 @@ def reference_page(app: Flask) -> dict[str, Offer]:
 
 
 def mcp(app: Flask) -> dict[str, Offer]:
-    _, secret = make.api_key(make.organization())
+    _, secret = factories.api_key(factories.organization())
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
     answer = new_browser(app).post("/mcp", json=message, headers={"X-API-Key": secret}).json
     offers = {}

@@ -38,7 +38,7 @@ from convene_keys.models import (
 )
 from convene_keys.operations import runner, schemas
 from convene_keys.operations.table import BY_NAME, OPERATIONS, Call, Operation
-from tests import factories as make
+from tests import factories
 from tests.conftest import Clock
 from tests.databases import PEPPER
 
@@ -49,12 +49,12 @@ APPROVE = BY_NAME["approve_booking"]
 
 @pytest.fixture
 def maya(organization: Organization) -> Member:
-    return make.member(organization, "manager")
+    return factories.member(organization, "manager")
 
 
 @pytest.fixture
 def secret(organization: Organization, maya: Member) -> str:
-    return make.api_key(organization, creator=maya)[1]
+    return factories.api_key(organization, creator=maya)[1]
 
 
 def _run(operation: Operation, secret: str, **arguments: Any) -> BaseModel:
@@ -96,7 +96,7 @@ def _last() -> AuditEvent:
 def test_walls_stand_in_order(organization: Organization, maya: Member) -> None:
     """Key, creator, organization, scope, input: each is taken down to meet the next."""
     now = clock.now()
-    key, secret = make.api_key(
+    key, secret = factories.api_key(
         organization, creator=maya, scope="read", revoked_at=now, released_at=now
     )
     maya.disabled_at = now
@@ -153,7 +153,7 @@ def test_garbage_is_refused_without_the_database(
 
 
 def test_expired_key_is_refused(organization: Organization, maya: Member) -> None:
-    _, secret = make.api_key(organization, creator=maya, expires_at=clock.now())
+    _, secret = factories.api_key(organization, creator=maya, expires_at=clock.now())
     assert _refused(secret).code == "key_expired"
     assert [event.action for event in _events()] == ["key.expired", "key.refused"]
 
@@ -178,13 +178,13 @@ def test_creator_must_still_be_admin_or_manager(
 
 
 def test_key_made_on_the_command_line_has_no_creator_to_lose(organization: Organization) -> None:
-    assert _run(BY_NAME["whoami"], make.api_key(organization)[1])
+    assert _run(BY_NAME["whoami"], factories.api_key(organization)[1])
 
 
 def test_read_key_reads_everything_and_changes_nothing(
     organization: Organization, maya: Member
 ) -> None:
-    _, secret = make.api_key(organization, "Reader", creator=maya, scope="read")
+    _, secret = factories.api_key(organization, "Reader", creator=maya, scope="read")
     before = _contents()
     for operation in OPERATIONS:
         arguments = _arguments(operation)
@@ -236,16 +236,16 @@ def test_lists_record_what_was_asked_and_how_much_was_given(
 
 
 def test_use_is_kept_whatever_the_outcome(
-    organization: Organization, maya: Member, hands: Clock, monkeypatch: pytest.MonkeyPatch
+    organization: Organization, maya: Member, fake_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key, secret = make.api_key(organization, creator=maya)
+    key, secret = factories.api_key(organization, creator=maya)
     for act in (
         lambda: _run(BY_NAME["whoami"], secret),
         lambda: _refused(secret, read=lambda: schemas.One(id=99)),
         lambda: runner.record_refusal("GET", "/billing", secret, HERE, PEPPERS),
         lambda: _crash(secret, monkeypatch),
     ):
-        hands.advance(minutes=1)
+        fake_clock.advance(minutes=1)
         act()
         db.session.rollback()
         assert db.session.get_one(ApiKey, key.id).last_used_at == clock.now()
@@ -254,7 +254,7 @@ def test_use_is_kept_whatever_the_outcome(
 
 def test_refused_key_is_not_used(organization: Organization) -> None:
     now = clock.now()
-    key, secret = make.api_key(organization, revoked_at=now, released_at=now)
+    key, secret = factories.api_key(organization, revoked_at=now, released_at=now)
     _refused(secret)
     db.session.refresh(key)
     assert (key.last_used_at, key.refused_count) == (None, 1)
@@ -388,7 +388,7 @@ def test_refuse_records_what_was_reached_for(
 
 
 def test_off_limits_is_said_to_every_working_key(organization: Organization, maya: Member) -> None:
-    _, secret = make.api_key(organization, creator=maya, scope="read")
+    _, secret = factories.api_key(organization, creator=maya, scope="read")
     maya.disabled_at, organization.status = clock.now(), "draft"
     db.session.commit()
     assert runner.record_refusal("GET", "/stripe", secret, HERE, PEPPERS).code == "off_limits"
@@ -575,7 +575,7 @@ def test_key_in_a_note_or_reason_is_kept_as_its_hint(
 
 
 def test_own_events_only(organization: Organization, maya: Member, secret: str) -> None:
-    other, others = make.api_key(organization, "Other", creator=maya)
+    other, others = factories.api_key(organization, "Other", creator=maya)
     _run(BY_NAME["whoami"], others)
     _run(BY_NAME["whoami"], secret)
     _run(BY_NAME["dashboard"], secret)

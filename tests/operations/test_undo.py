@@ -12,7 +12,7 @@ from convene_keys.db.session import db, transaction
 from convene_keys.errors import Conflict, Forbidden, NotFound
 from convene_keys.models import ApiKey, AuditEvent, Booking, Member, VendorApplication
 from convene_keys.operations import undo
-from tests import factories as make
+from tests import factories
 from tests.conftest import Clock
 from tests.web.test_auth import both_at_once
 
@@ -24,12 +24,12 @@ COLUMNS = {
 
 
 @pytest.fixture
-def thief(key: tuple[ApiKey, str], hands: Clock) -> Any:
+def thief(key: tuple[ApiKey, str], fake_clock: Clock) -> Any:
     """Acts with Maya's key, a minute later each time; gives the event."""
 
     def act(operation: str, number: int = 1, **values: Any) -> AuditEvent:
-        hands.advance(minutes=1)
-        make.call(key[1], operation, STRANGER, id=number, **values)
+        fake_clock.advance(minutes=1)
+        factories.call(key[1], operation, STRANGER, id=number, **values)
         return events()[-1]
 
     return act
@@ -86,11 +86,11 @@ def standing(of: ApiKey) -> list[undo.Change]:
     ],
 )
 def test_everything_is_as_it_was(
-    maya: Member, hands: Clock, thief: Any, kind: str, before: Any, operation: str, values: Any
+    maya: Member, fake_clock: Clock, thief: Any, kind: str, before: Any, operation: str, values: Any
 ) -> None:
     for name, more in before:
-        make.decide(maya, name, id=1, **more)
-    hands.advance(minutes=1)
+        factories.decide(maya, name, id=1, **more)
+    fake_clock.advance(minutes=1)
     was = state(maya, kind)
     event = thief(operation, **values)
     assert state(maya, kind) != was
@@ -110,10 +110,12 @@ def test_everything_is_as_it_was(
 def test_what_somebody_changed_since_is_not_forced(
     maya: Member, key: tuple[ApiKey, str], thief: Any
 ) -> None:
-    sam = make.member(maya.organization, "manager", "Sam")
+    sam = factories.member(maya.organization, "manager", "Sam")
     event = thief("update_vendor_application", status="declined")
-    make.decide(sam, "update_vendor_application", id=1, status="approved")
-    make.decide(sam, "update_vendor_application", id=1, status="declined")  # as it was, but by Sam
+    factories.decide(sam, "update_vendor_application", id=1, status="approved")
+    factories.decide(
+        sam, "update_vendor_application", id=1, status="declined"
+    )  # as it was, but by Sam
     with pytest.raises(Conflict, match="Sam"):
         take_back(maya, event)
     assert state(maya, "application")["status"] == "declined"
@@ -136,7 +138,7 @@ def test_changes_of_one_thing_are_undone_from_the_last_one_back(
 
 
 def test_two_who_undo_a_change_at_once_do_it_once(app: Flask, maya: Member, thief: Any) -> None:
-    sam = make.member(maya.organization, "manager", "Sam")
+    sam = factories.member(maya.organization, "manager", "Sam")
     actors = [Actor.of_member(who, Origin()) for who in (maya, sam)]
     for number in (1, 2, 3):
         event = thief("approve_booking", number)
@@ -151,13 +153,13 @@ def test_two_who_undo_a_change_at_once_do_it_once(app: Flask, maya: Member, thie
 def test_all_at_once_leaves_out_what_can_not_be(
     maya: Member, key: tuple[ApiKey, str], thief: Any
 ) -> None:
-    sam = make.member(maya.organization, "manager", "Sam")
+    sam = factories.member(maya.organization, "manager", "Sam")
     for number in (1, 2, 3):
         thief("approve_booking", number)
     thief("cancel_booking", 3)
     thief("update_vendor_application", status="approved", note="Ha")
     thief("approve_booking", 1)  # which it was already
-    make.decide(sam, "cancel_booking", id=2)
+    factories.decide(sam, "cancel_booking", id=2)
     undone, left = undo.undo_all(Actor.of_member(maya, Origin()), key[0], None)
     assert names(left) == ["booking 2"]
     assert len(undone) == 4
@@ -189,9 +191,9 @@ def test_an_event_that_does_not_say_how_it_was_can_not_be_undone(
 def test_only_who_may_change_it_undoes_it(maya: Member, thief: Any) -> None:
     event = thief("approve_booking")
     with pytest.raises(NotFound):
-        take_back(make.member(make.organization("Elsewhere")), event)
+        take_back(factories.member(factories.organization("Elsewhere")), event)
     with pytest.raises(Forbidden):
-        take_back(make.member(maya.organization, "viewer", "Noor"), event)
+        take_back(factories.member(maya.organization, "viewer", "Noor"), event)
     with pytest.raises(NotFound):  # another key's
         undo.undo(Actor.of_member(maya, Origin()), 10**9, event.id)
     assert state(maya, "booking")["status"] == "approved"

@@ -16,7 +16,7 @@ from convene_keys.audit.log import Actor, Origin, Target, record
 from convene_keys.db.session import alone, db, transaction
 from convene_keys.models import AuditEvent, Outcome
 from convene_keys.web import audit as audit_pages
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock
 
 pytestmark = pytest.mark.pages
@@ -25,8 +25,8 @@ HTMX = {"HX-Request": "true"}
 
 
 @pytest.fixture
-def maya(client: Browser, hands: Clock):
-    member = make.member(make.organization(timezone="Europe/Berlin"), "admin", "Maya")
+def maya(client: Browser, fake_clock: Clock):
+    member = factories.member(factories.organization(timezone="Europe/Berlin"), "admin", "Maya")
     client.sign_in(member)
     return member
 
@@ -44,12 +44,12 @@ def shown(html: str) -> list[int]:
     return [int(number) for number in re.findall(r'id="event-(\d+)"', html)]
 
 
-def test_page_shows_own_events_newest_first_as_sentences(client, maya, hands):
-    key, _ = make.api_key(maya.organization)
+def test_page_shows_own_events_newest_first_as_sentences(client, maya, fake_clock):
+    key, _ = factories.api_key(maya.organization)
     first = happened(by_key(key), Action.BOOKING_APPROVED, target=Target("booking", 7, "booking 7"))
-    hands.advance(minutes=1)
+    fake_clock.advance(minutes=1)
     second = happened(by_key(key), Action.BOOKING_APPROVED, outcome=Outcome.DENIED)
-    foreign, _ = make.api_key(make.organization(), "Foreign")
+    foreign, _ = factories.api_key(factories.organization(), "Foreign")
     happened(by_key(foreign))
 
     html = client.get("/admin/audit_log").text
@@ -65,9 +65,11 @@ def test_page_shows_own_events_newest_first_as_sentences(client, maya, hands):
         assert hook in row
 
 
-def test_each_filter_narrows(client, maya, hands):
-    one, _ = make.api_key(maya.organization, "One")
-    two, _ = make.api_key(maya.organization, "Two", revoked_at=hands(), released_at=hands())
+def test_each_filter_narrows(client, maya, fake_clock):
+    one, _ = factories.api_key(maya.organization, "One")
+    two, _ = factories.api_key(
+        maya.organization, "Two", revoked_at=fake_clock(), released_at=fake_clock()
+    )
     events = {
         "one": happened(by_key(one)),
         "two": happened(by_key(two), Action.BOOKING_APPROVED, outcome=Outcome.FAILED),
@@ -89,12 +91,12 @@ def test_each_filter_narrows(client, maya, hands):
     assert ">Two (ended)</option>" in re.sub(r"\s+\(", " (", html)
 
 
-def test_days_are_the_organizations_and_the_last_one_counts_whole(client, maya, hands):
-    hands.moment = datetime(2026, 11, 23, 22, 59, tzinfo=UTC)  # 23:59 on the 23rd in Berlin
+def test_days_are_the_organizations_and_the_last_one_counts_whole(client, maya, fake_clock):
+    fake_clock.moment = datetime(2026, 11, 23, 22, 59, tzinfo=UTC)  # 23:59 on the 23rd in Berlin
     before = happened(Actor.system(maya.organization_id))
-    hands.advance(minutes=1)
+    fake_clock.advance(minutes=1)
     begins = happened(Actor.system(maya.organization_id))
-    hands.advance(hours=24, seconds=-1)
+    fake_clock.advance(hours=24, seconds=-1)
     ends = happened(Actor.system(maya.organization_id))
     client.sign_in(maya)
 
@@ -135,8 +137,8 @@ def test_what_is_no_filter_gets_a_clear_400(client, maya, query, ending):
 
 @pytest.mark.parametrize("name", ["key", "member"])
 def test_filtering_by_what_is_not_ours_is_404(client, maya, name):
-    elsewhere = make.organization()
-    foreign = make.api_key(elsewhere)[0] if name == "key" else make.member(elsewhere)
+    elsewhere = factories.organization()
+    foreign = factories.api_key(elsewhere)[0] if name == "key" else factories.member(elsewhere)
     assert client.get(f"/admin/audit_log?{name}={foreign.id}").status_code == 404
     assert client.get(f"/admin/audit_log?{name}=987654").status_code == 404
 
@@ -191,7 +193,7 @@ def test_what_a_client_says_of_itself_is_shown_as_text(client, maya):
 
 
 def test_csv_has_the_filtered_rows_oldest_first_and_runs_nothing(client, maya):
-    key, _ = make.api_key(maya.organization, "=HYPERLINK(1)")
+    key, _ = factories.api_key(maya.organization, "=HYPERLINK(1)")
     first, second = happened(by_key(key)), happened(by_key(key))
     happened(Actor.system(maya.organization_id))
 
@@ -240,12 +242,12 @@ def bars(html: str) -> dict[str, str | None]:
     return {title: unescape(link) or None for link, title in found}
 
 
-def test_bars_count_the_organizations_own_days_and_narrow_to_one(client, maya, hands):
-    key, _ = make.api_key(maya.organization)
-    hands.moment = datetime(2026, 11, 22, 23, 30, tzinfo=UTC)  # half past midnight in Berlin
+def test_bars_count_the_organizations_own_days_and_narrow_to_one(client, maya, fake_clock):
+    key, _ = factories.api_key(maya.organization)
+    fake_clock.moment = datetime(2026, 11, 22, 23, 30, tzinfo=UTC)  # half past midnight in Berlin
     first = happened(by_key(key))
-    happened(Actor.system(make.organization().id))
-    hands.moment = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+    happened(Actor.system(factories.organization().id))
+    fake_clock.moment = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
     second, third = happened(by_key(key)), happened(Actor.of_member(maya, Origin()))
     client.sign_in(maya)
 
@@ -261,9 +263,9 @@ def test_bars_count_the_organizations_own_days_and_narrow_to_one(client, maya, h
     assert shown(client.get(bars(narrowed)["24 Nov, 2 events"]).text) == [third, second]
 
 
-def test_bars_fit_the_filters_and_come_with_the_fragment(client, maya, hands):
-    one, _ = make.api_key(maya.organization, "One")
-    two, _ = make.api_key(maya.organization, "Two")
+def test_bars_fit_the_filters_and_come_with_the_fragment(client, maya, fake_clock):
+    one, _ = factories.api_key(maya.organization, "One")
+    two, _ = factories.api_key(maya.organization, "Two")
     for key in (one, two):
         happened(by_key(key))
     query = f"/admin/audit_log?key={one.id}&since=2026-11-20"

@@ -13,7 +13,7 @@ from convene_keys.accounts import members, organizations, passwords
 from convene_keys.audit.log import Actor, Origin
 from convene_keys.db.session import db
 from convene_keys.models import AuditEvent, Booking, Member, Organization, SignInSession
-from tests import factories as make
+from tests import factories
 from tests.conftest import Clock, new_browser
 from tests.databases import PEPPER, SECRET_KEY, environ
 
@@ -33,8 +33,8 @@ OVERRIDE = "Maya\u202etxt"
 
 def member_with_password(role: str = "admin", **values) -> Member:
     values.setdefault("password_hash", passwords.hash_password(PASSWORD, [PEPPER]))
-    of = values.pop("of", None) or make.organization()
-    return make.member(of, role, **values)
+    of = values.pop("of", None) or factories.organization()
+    return factories.member(of, role, **values)
 
 
 def sign_in(client: FlaskClient, email: str, password: str = PASSWORD, ip="192.0.2.1", **form):
@@ -194,7 +194,7 @@ def test_setup_takes_right_to_left_names(client):
 
 def test_sign_in_page_tells_when_nobody_has_set_up_yet(client):
     assert "Open the set-up link" in client.get("/login").text
-    make.organization()
+    factories.organization()
     assert "Open the set-up link" not in client.get("/login").text
 
 
@@ -219,7 +219,7 @@ def test_sign_in_begins_a_session_and_records_it(client):
         ({}, PASSWORD.upper()),
         ({"password_hash": None}, PASSWORD),
         ({"password_hash": "damaged"}, PASSWORD),
-        ({"disabled_at": make.clock.now()}, PASSWORD),
+        ({"disabled_at": factories.clock.now()}, PASSWORD),
     ],
 )
 def test_sign_in_refuses_alike_and_records_it(client, values, password):
@@ -346,12 +346,12 @@ HERE = "http://localhost/admin/api_keys?status=all"
     ],
 )
 def test_a_session_that_ends_in_between_says_why_and_leads_back(
-    client, hands: Clock, method, headers, lost
+    client, fake_clock: Clock, method, headers, lost
 ):
     member = member_with_password(email="maya@example.org")
-    key, _ = make.api_key(member.organization, creator=member)
+    key, _ = factories.api_key(member.organization, creator=member)
     client.sign_in(member)
-    hands.advance(minutes=121)
+    fake_clock.advance(minutes=121)
     path = f"/admin/api_keys/{key.id}/{'revoke' if method == 'POST' else 'first_call'}"
 
     answer = client.open(path, method=method, headers=headers)
@@ -380,26 +380,28 @@ def test_a_session_that_ends_in_between_says_why_and_leads_back(
         ({}, "/revoke"),
     ],
 )
-def test_what_was_no_page_of_this_site_is_not_gone_back_to(client, hands: Clock, headers, path):
+def test_what_was_no_page_of_this_site_is_not_gone_back_to(
+    client, fake_clock: Clock, headers, path
+):
     client.sign_in(member_with_password())
-    hands.advance(minutes=121)
+    fake_clock.advance(minutes=121)
     answer = client.post(f"/admin/api_keys/1{path}", headers=headers)
     assert (answer.headers.get("HX-Redirect") or answer.location) == "/login?lost=yes"
 
 
-def test_a_session_that_was_ended_says_so(client, hands: Clock):
+def test_a_session_that_was_ended_says_so(client, fake_clock: Clock):
     member = member_with_password()
     assert "signed out" not in client.get("/login?lost=yes").text
     client.sign_in(member)
-    db.session.query(SignInSession).update({"ended_at": hands()})
+    db.session.query(SignInSession).update({"ended_at": fake_clock()})
     db.session.commit()
-    hands.advance(hours=3)
+    fake_clock.advance(hours=3)
     assert "You were signed out. " in " ".join(client.get("/login").text.split()), "not idleness"
-    hands.advance(hours=-3)
+    fake_clock.advance(hours=-3)
     db.session.query(SignInSession).update({"ended_at": None})
     db.session.commit()
     for _ in range(13):
-        hands.advance(minutes=119)
+        fake_clock.advance(minutes=119)
         client.get("/admin/team")
     assert "You were signed out 24 hours after you signed in." in client.get("/login").text
     # Who presses Sign out then has what they wanted.
@@ -409,7 +411,7 @@ def test_a_session_that_was_ended_says_so(client, hands: Clock):
 @pytest.mark.parametrize("path", ["/", "/admin"])
 def test_the_front_door_leads_to_the_keys_or_to_sign_in(client, path):
     assert client.get(path).location.startswith("/login")
-    client.sign_in(make.member(make.organization(), "viewer"))
+    client.sign_in(factories.member(factories.organization(), "viewer"))
     assert client.get(path).location == "/admin/api_keys"
 
 
@@ -444,7 +446,7 @@ def test_pages_before_sign_in_are_kept_nowhere(client, path):
 # Throttling
 
 
-def test_sign_in_is_slowed_down_across_processes(app, client, database_url, hands: Clock):
+def test_sign_in_is_slowed_down_across_processes(app, client, database_url, fake_clock: Clock):
     member_with_password(email="maya@example.org")
     member_with_password(email="noor@example.org", name="Noor")
     elsewhere = create_app(environ(database_url))
@@ -454,7 +456,7 @@ def test_sign_in_is_slowed_down_across_processes(app, client, database_url, hand
     for number in range(10):
         wrong = sign_in(browsers[number % 2], "maya@example.org", f"guess number {number}")
         assert wrong.status_code == 422
-    hands.advance(minutes=5)
+    fake_clock.advance(minutes=5)
 
     for browser in browsers:
         answer = sign_in(browser, "Maya@example.org")
@@ -470,21 +472,21 @@ def test_sign_in_is_slowed_down_across_processes(app, client, database_url, hand
         db.engine.dispose()
 
 
-def test_sign_in_is_possible_again_after_the_wait(client, hands: Clock):
+def test_sign_in_is_possible_again_after_the_wait(client, fake_clock: Clock):
     member_with_password(email="maya@example.org")
     for number in range(11):
         answer = sign_in(client, "maya@example.org", f"guess number {number}")
 
-    hands.advance(seconds=int(answer.headers["Retry-After"]) - 1)
+    fake_clock.advance(seconds=int(answer.headers["Retry-After"]) - 1)
     late = sign_in(client, "maya@example.org")
     assert (late.status_code, late.headers["Retry-After"]) == (429, "1")
     assert "Please wait a minute." in late.text
-    hands.advance(seconds=1)
+    fake_clock.advance(seconds=1)
 
     assert sign_in(client, "maya@example.org").status_code == 303
 
 
-def test_sign_in_forgets_wrong_tries_once_it_succeeds(app, client, hands: Clock):
+def test_sign_in_forgets_wrong_tries_once_it_succeeds(app, client, fake_clock: Clock):
     member_with_password(email="maya@example.org")
     for _ in range(2):
         for number in range(9):
@@ -537,35 +539,35 @@ def test_sign_out_kills_a_copied_cookie(app, client):
 
 
 def test_sign_out_is_a_post(client):
-    client.sign_in(make.member(make.organization()))
+    client.sign_in(factories.member(factories.organization()))
 
     assert client.get("/logout").status_code == 405
     assert is_signed_in(client)
 
 
-def test_session_ends_when_idle(client, hands: Clock):
-    client.sign_in(make.member(make.organization()))
+def test_session_ends_when_idle(client, fake_clock: Clock):
+    client.sign_in(factories.member(factories.organization()))
 
-    hands.advance(minutes=119)
+    fake_clock.advance(minutes=119)
     assert is_signed_in(client)
-    hands.advance(minutes=119)
+    fake_clock.advance(minutes=119)
     assert is_signed_in(client)
-    hands.advance(minutes=120)
+    fake_clock.advance(minutes=120)
     assert not is_signed_in(client)
 
 
-def test_session_ends_after_a_day_however_busy(client, hands: Clock):
-    client.sign_in(make.member(make.organization()))
+def test_session_ends_after_a_day_however_busy(client, fake_clock: Clock):
+    client.sign_in(factories.member(factories.organization()))
 
     for _ in range(23):
-        hands.advance(hours=1)
+        fake_clock.advance(hours=1)
         assert is_signed_in(client)
-    hands.advance(hours=1)
+    fake_clock.advance(hours=1)
     assert not is_signed_in(client)
 
 
 def test_a_changed_cookie_is_no_cookie(client):
-    client.sign_in(make.member(make.organization()))
+    client.sign_in(factories.member(factories.organization()))
     value = client.get_cookie("convene").value
     client.set_cookie("convene", value[:-3] + ("aaa" if value[-3:] != "aaa" else "bbb"))
 
@@ -601,9 +603,9 @@ def test_stale_setup_form_makes_nothing(strict_client):
 @pytest.fixture
 def invited(app: Flask) -> tuple[Member, str]:
     """Noor, who has no password yet, and the link that Maya made for her."""
-    of = make.organization()
-    maya = make.member(of, "admin", "Maya")
-    noor = make.member(of, "viewer", "Noor", email="noor@example.org")
+    of = factories.organization()
+    maya = factories.member(of, "admin", "Maya")
+    noor = factories.member(of, "viewer", "Noor", email="noor@example.org")
     return noor, link_for(noor, by=maya)
 
 
@@ -664,14 +666,14 @@ def test_welcome_twice_at_once_sets_one_password(app, client, invited):
     assert passwords.fits(won, db.session.get(Member, noor.id).password_hash, [PEPPER])
 
 
-def test_welcome_ends_after_72_hours(client, hands: Clock):
-    of = make.organization()
-    noor = make.member(of, "viewer", "Noor")
-    link = link_for(noor, by=make.member(of))
+def test_welcome_ends_after_72_hours(client, fake_clock: Clock):
+    of = factories.organization()
+    noor = factories.member(of, "viewer", "Noor")
+    link = link_for(noor, by=factories.member(of))
 
-    hands.advance(hours=71, minutes=59)
+    fake_clock.advance(hours=71, minutes=59)
     assert client.get(link).status_code == 200
-    hands.advance(minutes=1)
+    fake_clock.advance(minutes=1)
     assert refused(client, link)
 
 
@@ -702,7 +704,7 @@ def test_welcome_refuses_a_link_that_was_changed(client, invited, tamper):
 
 def test_welcome_refuses_a_disabled_member(client, invited):
     noor, link = invited
-    noor.disabled_at = make.clock.now()
+    noor.disabled_at = factories.clock.now()
     db.session.commit()
 
     assert refused(client, link)
@@ -721,9 +723,9 @@ def test_welcome_wants_a_good_password(client, invited):
 
 
 def test_a_forgotten_password_is_replaced_and_old_sessions_end(app, client):
-    of = make.organization()
+    of = factories.organization()
     noor = member_with_password("manager", of=of, name="Noor", email="noor@example.org")
-    link = link_for(noor, by=make.member(of))
+    link = link_for(noor, by=factories.member(of))
     old = new_browser(app)
     old.sign_in(noor)
     for number in range(11):

@@ -33,7 +33,7 @@ from convene_keys.models import (
     SignInSession,
     VendorApplication,
 )
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock, new_browser
 from tests.databases import PEPPER
 
@@ -54,7 +54,7 @@ class Post:
 
 
 _numbers = itertools.count(10)
-GONE = make.clock.now()
+GONE = factories.clock.now()
 LEAKED = {"leaked_at": GONE, "revoked_at": GONE, "released_at": GONE}
 POSTS = {
     "auth.sign_in": Post(unasked=STRANGER),
@@ -113,15 +113,15 @@ def test_every_change_a_person_can_make_stands_in_the_table(app: Flask) -> None:
 @pytest.fixture
 def organization(app: Flask) -> Organization:
     app.config["WTF_CSRF_ENABLED"] = False
-    organization = make.organization()
-    make.market_data(organization)
-    make.member(organization, name="Maya")
+    organization = factories.organization()
+    factories.market_data(organization)
+    factories.member(organization, name="Maya")
     return organization
 
 
 @pytest.fixture
 def noor(organization: Organization) -> Member:
-    return make.member(
+    return factories.member(
         organization, name="Noor", password_hash=passwords.hash_password(PASSWORD, [PEPPER])
     )
 
@@ -133,7 +133,7 @@ def _address(app: Flask, endpoint: str, of: Organization) -> tuple[str, dict[str
     arguments: dict[str, Any] = {}
     form = post.form
     if rule.arguments & {"key_id", "kind"}:
-        key, _ = make.api_key(of, f"Key {number}", **post.thing)
+        key, _ = factories.api_key(of, f"Key {number}", **post.thing)
         arguments = {"key_id": key.id} if "key_id" in rule.arguments else {"kind": "endless"}
         form = {name: value.replace("<id>", str(key.id)) for name, value in form.items()}
         if "undo" in endpoint:
@@ -141,7 +141,7 @@ def _address(app: Flask, endpoint: str, of: Organization) -> tuple[str, dict[str
             made = _approved(key, number)
             arguments |= {"event_id": made} if "event_id" in rule.arguments else {}
     elif "member_id" in rule.arguments:
-        arguments = {"member_id": make.member(of, name=f"Member {number}", **post.thing).id}
+        arguments = {"member_id": factories.member(of, name=f"Member {number}", **post.thing).id}
     elif "number" in rule.arguments:
         arguments = {"number": number}
         if "booking" in endpoint:
@@ -152,7 +152,7 @@ def _address(app: Flask, endpoint: str, of: Organization) -> tuple[str, dict[str
             )
             db.session.commit()
     elif "link_id" in rule.arguments:
-        member = make.member(of, name=f"Member {number}")
+        member = factories.member(of, name=f"Member {number}")
         members.invitation(Actor.system(of.id), member.id)
         link = select(SignInLink.id).where(SignInLink.member_id == member.id)
         arguments = {"link_id": db.session.scalar(link)}
@@ -196,13 +196,13 @@ def _done() -> list[str]:
 
 
 def test_a_change_asks_for_a_recent_password_or_the_table_says_why_not(
-    app: Flask, noor: Member, hands: Clock
+    app: Flask, noor: Member, fake_clock: Clock
 ) -> None:
     hashed = noor.password_hash
     for endpoint, _ in _of_members(app):
         browser = new_browser(app)
         browser.sign_in(noor)
-        hands.advance(minutes=31)
+        fake_clock.advance(minutes=31)
         address, form = _address(app, endpoint, noor.organization)
         before = _done()
         if not POSTS[endpoint].unasked:
@@ -298,7 +298,7 @@ def _disable(app: Flask, noor: Member) -> Callable[[], None]:
 
 
 def test_an_admin_disabled_while_the_password_is_checked_changes_nothing(
-    app: Flask, noor: Member, hands: Clock, monkeypatch: pytest.MonkeyPatch
+    app: Flask, noor: Member, fake_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits, disable, won = passwords.fits, _disable(app, noor), []
     enable = update(Member).where(Member.id == noor.id).values(disabled_at=None)
@@ -316,7 +316,7 @@ def test_an_admin_disabled_while_the_password_is_checked_changes_nothing(
         address, form = _address(app, endpoint, noor.organization)
         browser = new_browser(app)
         browser.sign_in(noor)
-        hands.advance(minutes=31)
+        fake_clock.advance(minutes=31)
         before = _done()
         answer = browser.post(address, data=form | {"current_password": PASSWORD})
         if answer.status_code != 403 or _done() != [*before, "member.disabled"]:
@@ -370,7 +370,7 @@ def test_nothing_a_member_does_comes_after_being_disabled(
 
 
 def test_of_two_admins_who_disable_each_other_one_stays(app: Flask, noor: Member) -> None:
-    both = [noor, make.member(noor.organization, name="Ida")]
+    both = [noor, factories.member(noor.organization, name="Ida")]
     browsers = [new_browser(app), new_browser(app)]
     for _ in range(8):
         for member, browser in zip(both, browsers, strict=True):
@@ -390,7 +390,7 @@ def test_of_two_admins_who_disable_each_other_one_stays(app: Flask, noor: Member
 
 
 def test_a_demoted_members_session_goes_on_in_the_new_role(app: Flask, noor: Member) -> None:
-    key, _ = make.api_key(noor.organization)
+    key, _ = factories.api_key(noor.organization)
     browser = new_browser(app)
     browser.sign_in(noor)
     for role, revoked in (("viewer", 403), ("manager", 303)):

@@ -10,7 +10,7 @@ from convene_keys.checkup import findings
 from convene_keys.checkup.advice import Kind
 from convene_keys.db.session import db
 from convene_keys.models import ApiKey, AuditEvent, Member
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock
 
 pytestmark = pytest.mark.pages
@@ -20,9 +20,9 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def maya(client: Browser, hands: Clock) -> Member:
+def maya(client: Browser, fake_clock: Clock) -> Member:
     """An admin, signed in at noon of the test's day."""
-    member = make.member(make.organization())
+    member = factories.member(factories.organization())
     client.sign_in(member)
     return member
 
@@ -31,7 +31,7 @@ def unused(of: Member, *names: str) -> list[int]:
     """Keys that were made three weeks ago and never used, with all else in order."""
     now = clock.now()
     values = {"created_at": now - 21 * DAY, "expires_at": now + 365 * DAY, "scope": "read"}
-    return [make.api_key(of.organization, n, creator=of, **values)[0].id for n in names]
+    return [factories.api_key(of.organization, n, creator=of, **values)[0].id for n in names]
 
 
 def text_of(html: str) -> str:
@@ -131,7 +131,7 @@ def test_another_organizations_key_is_not_found_and_nothing_changes(
     client: Browser, maya: Member, bad: str
 ) -> None:
     (mine,) = unused(maya, "Till")
-    (theirs,) = unused(make.member(make.organization("Elsewhere")), "Till")
+    (theirs,) = unused(factories.member(factories.organization("Elsewhere")), "Till")
     chosen = [mine, str(theirs) if bad == "theirs" else bad]
     answer = client.post("/admin/checkup/unused", data={"key": chosen})
     assert answer.status_code == 404
@@ -156,7 +156,7 @@ def test_what_has_no_remedy_for_all_has_no_page(client: Browser, maya: Member, k
 
 def test_viewer_sees_findings_without_buttons(client: Browser, maya: Member) -> None:
     (key_id,) = unused(maya, "test")
-    client.sign_in(make.member(maya.organization, "viewer", "Inès"))
+    client.sign_in(factories.member(maya.organization, "viewer", "Inès"))
     page = client.get("/admin/checkup").text
     assert "1 key was never used" in page
     assert "/admin/checkup/unused" not in page
@@ -174,7 +174,7 @@ def test_names_are_shown_as_text(client: Browser, maya: Member) -> None:
 
 
 def test_count_is_as_it_is_for_few_keys_and_at_most_a_minute_old_for_many(
-    client: Browser, maya: Member, hands: Clock, monkeypatch: pytest.MonkeyPatch
+    client: Browser, maya: Member, fake_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = []
     look = findings.run
@@ -191,11 +191,11 @@ def test_count_is_as_it_is_for_few_keys_and_at_most_a_minute_old_for_many(
     unused(maya, *(f"Stall {number}" for number in range(99)))
     assert badge(client) == "Check-up, 1 finding"
     looked.clear()
-    make.api_key(maya.organization, "Endless", creator=maya, last_used_at=hands())
-    hands.advance(seconds=59)
+    factories.api_key(maya.organization, "Endless", creator=maya, last_used_at=fake_clock())
+    fake_clock.advance(seconds=59)
     assert badge(client) == "Check-up, 1 finding"
     assert looked == []
-    hands.advance(seconds=1)
+    fake_clock.advance(seconds=1)
     assert badge(client) == "Check-up, 2 findings"
     assert len(looked) == 1
     answer = client.get("/admin/checkup").text

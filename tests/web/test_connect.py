@@ -21,7 +21,7 @@ from flask import Flask
 from convene_keys import clock, create_app
 from convene_keys.db.session import db
 from convene_keys.models import ApiKey, Member
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, new_browser
 from tests.databases import environ
 from tests.servers import Server
@@ -51,7 +51,7 @@ def manager_of(app: Flask) -> Iterator[Browser]:
     app.config["WTF_CSRF_ENABLED"] = False
     browser = new_browser(app)
     with app.app_context():
-        browser.sign_in(make.member(make.organization("Riverside Market"), "manager"))
+        browser.sign_in(factories.member(factories.organization("Riverside Market"), "manager"))
         yield browser
         db.session.remove()
         db.engine.dispose()
@@ -71,7 +71,7 @@ def created(browser: Browser, tool: str, **form: str) -> str:
 @pytest.fixture
 def maya(client: Browser) -> Member:
     """A manager, signed in."""
-    member = make.member(make.organization(), "manager", "Maya")
+    member = factories.member(factories.organization(), "manager", "Maya")
     client.sign_in(member)
     return member
 
@@ -192,7 +192,7 @@ def connects(client: Browser, key: ApiKey) -> str | None:
 
 
 def test_they_are_open_until_the_key_has_been_used(client: Browser, maya: Member) -> None:
-    key, secret = make.api_key(maya.organization, creator=maya, tool="claude")
+    key, secret = factories.api_key(maya.organization, creator=maya, tool="claude")
     assert "open" in (connects(client, key) or "")
     assert client.get("/api/v1/admin/me", headers={"X-API-Key": secret}).status_code == 200
     tag = connects(client, key)
@@ -204,14 +204,14 @@ def test_they_are_open_until_the_key_has_been_used(client: Browser, maya: Member
 def test_a_key_that_has_ended_is_not_connected(client: Browser, maya: Member, ended: str) -> None:
     now = clock.now()
     over = {ended: now, **({"released_at": now} if ended == "revoked_at" else {})}
-    key, _ = make.api_key(maya.organization, creator=maya, tool="other", **over)
+    key, _ = factories.api_key(maya.organization, creator=maya, tool="other", **over)
     assert connects(client, key) is None
 
 
 def test_a_viewer_connects_nothing(client: Browser, maya: Member) -> None:
-    key, _ = make.api_key(maya.organization, creator=maya, tool="developer")
+    key, _ = factories.api_key(maya.organization, creator=maya, tool="developer")
     assert connects(client, key)
-    client.sign_in(make.member(maya.organization, "viewer"))
+    client.sign_in(factories.member(maya.organization, "viewer"))
     assert connects(client, key) is None
 
 

@@ -19,7 +19,7 @@ from convene_keys.models import (
     Organization,
     VendorApplication,
 )
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock
 
 pytestmark = pytest.mark.pages
@@ -31,9 +31,9 @@ AREAS = pytest.mark.parametrize("noun", ["booking", "application"])
 @pytest.fixture
 def maya(client: Browser) -> Member:
     """A market manager of an organization with three bookings and two applications, signed in."""
-    organization = make.organization()
-    make.market_data(organization)
-    member = make.member(organization, "manager", "Maya")
+    organization = factories.organization()
+    factories.market_data(organization)
+    member = factories.member(organization, "manager", "Maya")
     client.sign_in(member)
     return member
 
@@ -172,9 +172,9 @@ def test_bookings_refuse_a_day_that_does_not_exist(client: Browser, maya: Member
 
 @AREAS
 def test_older_rows_are_loaded_page_by_page(app: Flask, client: Browser, noun: str) -> None:
-    organization = make.organization()
+    organization = factories.organization()
     sample.make(Actor.system(organization.id))
-    client.sign_in(make.member(organization))
+    client.sign_in(factories.member(organization))
     url, seen = f"/admin/{noun}s?status=all", list[int]()
     total = tabs(client.get(url).text)["all"]
     for headers in ({}, HTMX):
@@ -200,8 +200,8 @@ def test_htmx_gets_only_the_list(client: Browser, maya: Member, noun: str) -> No
 
 @AREAS
 def test_an_empty_list_says_what_to_do_next(client: Browser, noun: str) -> None:
-    organization = make.organization()
-    client.sign_in(make.member(organization))
+    organization = factories.organization()
+    client.sign_in(factories.member(organization))
     text = client.get(f"/admin/{noun}s").text
     assert f"No {noun}s yet" in text
     assert 'role="search"' not in text
@@ -209,7 +209,7 @@ def test_an_empty_list_says_what_to_do_next(client: Browser, noun: str) -> None:
     narrowed = client.get(f"/admin/{noun}s?{'q=x' if noun == 'application' else 'date=2026-11-24'}")
     assert "Nothing matches" in narrowed.text
     assert 'role="search"' in narrowed.text
-    make.market_data(organization)
+    factories.market_data(organization)
     row = Booking if noun == "booking" else VendorApplication
     db.session.query(row).update({"status": "declined"})
     db.session.commit()
@@ -223,8 +223,8 @@ def test_an_empty_list_says_what_to_do_next(client: Browser, noun: str) -> None:
 def test_lists_show_nothing_of_another_organization(
     client: Browser, maya: Member, noun: str
 ) -> None:
-    other = make.organization("Other")
-    client.sign_in(make.member(other))
+    other = factories.organization("Other")
+    client.sign_in(factories.member(other))
     html = client.get(f"/admin/{noun}s?status=all").text
     assert numbers(html, noun) == []
     assert f"No {noun}s yet" in html
@@ -232,9 +232,9 @@ def test_lists_show_nothing_of_another_organization(
 
 
 def test_lists_cost_the_same_number_of_queries_however_long(app: Flask, client: Browser) -> None:
-    organization = make.organization()
+    organization = factories.organization()
     sample.make(Actor.system(organization.id))
-    client.sign_in(make.member(organization))
+    client.sign_in(factories.member(organization))
     asked: list[str] = []
     event.listen(db.engine, "before_cursor_execute", lambda *args: asked.append(args[2]))
     for noun in ("booking", "application"):
@@ -309,12 +309,12 @@ def test_a_decision_without_a_note_leaves_the_note(client: Browser, maya: Member
     assert application(maya).note == ""
 
 
-def test_a_reminder_is_noted_once_a_day(client: Browser, maya: Member, hands: Clock) -> None:
+def test_a_reminder_is_noted_once_a_day(client: Browser, maya: Member, fake_clock: Clock) -> None:
     client.sign_in(maya)
     assert client.post("/admin/applications/1/remind").status_code == 303
-    assert application(maya).reminded_at == hands.moment
-    first = hands.moment
-    hands.advance(minutes=30)
+    assert application(maya).reminded_at == fake_clock.moment
+    first = fake_clock.moment
+    fake_clock.advance(minutes=30)
     answer = client.post("/admin/applications/1/remind")
     assert answer.status_code == 409
     assert "in the last 24 hours" in answer.text
@@ -492,7 +492,7 @@ def test_what_is_not_there_is_not_found(client: Browser, maya: Member) -> None:
 @pytest.mark.parametrize("path", POSTS)
 def test_another_organizations_row_is_not_found(client: Browser, maya: Member, path: str) -> None:
     theirs: Organization = maya.organization
-    client.sign_in(make.member(make.organization("Other"), "admin"))
+    client.sign_in(factories.member(factories.organization("Other"), "admin"))
     data = {"status": "approved"}
     missing = client.post(f"/admin/{path.format(99)}", data=data)
     other = client.post(f"/admin/{path.format(1)}", data=data)
@@ -503,7 +503,7 @@ def test_another_organizations_row_is_not_found(client: Browser, maya: Member, p
 
 @pytest.mark.parametrize("path", POSTS)
 def test_a_viewer_reads_and_changes_nothing(client: Browser, maya: Member, path: str) -> None:
-    client.sign_in(make.member(maya.organization, "viewer", "Vic"))
+    client.sign_in(factories.member(maya.organization, "viewer", "Vic"))
     for page in ("bookings", "applications"):
         html = client.get(f"/admin/{page}?status=all").text
         assert "Green Acre Farm" in html
@@ -524,9 +524,9 @@ def test_a_bad_filter_in_the_address_stops_a_change(
 
 @pytest.mark.parametrize("path", POSTS)
 def test_a_form_without_its_token_is_refused(strict_client: Browser, path: str) -> None:
-    organization = make.organization()
-    make.market_data(organization)
-    member = make.member(organization, "manager")
+    organization = factories.organization()
+    factories.market_data(organization)
+    member = factories.member(organization, "manager")
     strict_client.sign_in(member)
     answer = strict_client.post(f"/admin/{path.format(1)}", data={"status": "approved"})
     assert answer.status_code == 400
@@ -534,9 +534,9 @@ def test_a_form_without_its_token_is_refused(strict_client: Browser, path: str) 
 
 
 def test_every_form_carries_its_token_and_works(strict_client: Browser) -> None:
-    organization = make.organization()
-    make.market_data(organization)
-    member = make.member(organization, "manager")
+    organization = factories.organization()
+    factories.market_data(organization)
+    member = factories.member(organization, "manager")
     strict_client.sign_in(member)
     html = strict_client.get("/admin/bookings").text
     forms = re.findall(r'<form method="post".*?</form>', html.split("<main")[1], re.DOTALL)

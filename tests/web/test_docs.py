@@ -20,7 +20,7 @@ from convene_keys.markets import sample
 from convene_keys.operations import reference
 from convene_keys.operations.table import OPERATIONS
 from convene_keys.web.docs import words
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, new_browser
 from tests.databases import environ
 from tests.reference import NOON, request_of
@@ -43,7 +43,7 @@ def test_it_is_read_without_signing_in(client: Browser) -> None:
     assert len(answer.data) <= 60_000
     assert 'href="/api/openapi.json"' in answer.text
     assert "600 times in 60 seconds" in answer.text
-    client.sign_in(make.member(make.organization(), name="Maya"))
+    client.sign_in(factories.member(factories.organization(), name="Maya"))
     assert "Maya" in client.get(PAGE).text
 
 
@@ -67,7 +67,7 @@ def test_its_addresses_are_those_of_the_installation(app: Flask, sqlite_url: str
 @pytest.mark.parametrize("path", ["/login", "/help/keys", "/admin/api_keys"])
 def test_other_pages_lead_to_it(client: Browser, path: str) -> None:
     if path.startswith("/admin"):
-        client.sign_in(make.member(make.organization()))
+        client.sign_in(factories.member(factories.organization()))
     assert f'href="{PAGE}"' in client.get(path).text
 
 
@@ -102,9 +102,9 @@ def test_curl_sends_what_the_example_says(client: Browser) -> None:
 
 def test_python_works_as_it_stands(app: Flask, database_url: str, tmp_path: Path) -> None:
     """Against the real server, with the sample season: one program of all the page's pieces."""
-    organization = make.organization()
+    organization = factories.organization()
     sample.make(Actor.system(organization.id), NOON.date())
-    _, secret = make.api_key(organization, creator=make.member(organization))
+    _, secret = factories.api_key(organization, creator=factories.member(organization))
     db.session.remove()
     with Server(database_url, tmp_path / "log") as server:
         there = create_app(environ(database_url, BASE_URL=server.url))

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from convene_keys.accounts import passwords
 from convene_keys.db.session import db
 from convene_keys.models import ApiKey, AuditEvent, Member
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock
 from tests.databases import PEPPER
 
@@ -21,17 +21,19 @@ ENDS = datetime(2027, 2, 10, 22, 59, 59, tzinfo=UTC)  # the end of the day in St
 
 
 @pytest.fixture
-def maya(client: Browser, hands: Clock) -> Member:
+def maya(client: Browser, fake_clock: Clock) -> Member:
     """An admin, signed in; it is noon of 24 November."""
     hashed = passwords.hash_password(PASSWORD, [PEPPER])
-    member = make.member(make.organization(timezone="Europe/Stockholm"), password_hash=hashed)
+    member = factories.member(
+        factories.organization(timezone="Europe/Stockholm"), password_hash=hashed
+    )
     client.sign_in(member)
     return member
 
 
 @pytest.fixture
 def key(maya: Member) -> ApiKey:
-    return make.api_key(maya.organization, creator=maya, scope="read", expires_at=ENDS)[0]
+    return factories.api_key(maya.organization, creator=maya, scope="read", expires_at=ENDS)[0]
 
 
 def edit(client: FlaskClient, key: ApiKey, **form: str):  # type: ignore[no-untyped-def]
@@ -97,7 +99,7 @@ def test_what_stays_as_it_is_is_not_recorded(client: Browser, key: ApiKey) -> No
     assert edit(client, key).status_code == 303
     assert edit(client, key, expires_on="2027-02-10", scope="read").status_code == 303
     noon = ENDS.replace(hour=11)  # as of one that ends after so many days
-    other, _ = make.api_key(key.organization, "Other", scope="read", expires_at=noon)
+    other, _ = factories.api_key(key.organization, "Other", scope="read", expires_at=noon)
     assert edit(client, other, expires_on="2027-02-10", scope="read").status_code == 303
     assert changes() == []
     assert db.session.get_one(ApiKey, key.id).expires_at == ENDS
@@ -119,9 +121,9 @@ def test_htmx_gets_the_page_anew_which_says_what_is_so_now(client: Browser, key:
     "form", [{"expires_on": "2027-02-11"}, {"expires_on": ""}, {"scope": "read_write"}]
 )
 def test_more_needs_the_password_when_it_was_given_too_long_ago(
-    client: Browser, key: ApiKey, hands: Clock, form: dict[str, str]
+    client: Browser, key: ApiKey, fake_clock: Clock, form: dict[str, str]
 ) -> None:
-    hands.advance(minutes=31)
+    fake_clock.advance(minutes=31)
     assert 'name="current_password"' not in client.get(f"/admin/api_keys/{key.id}").text
     for wrong in ({}, {"current_password": "wrong"}):
         answer = edit(client, key, **form, **wrong)
@@ -132,8 +134,8 @@ def test_more_needs_the_password_when_it_was_given_too_long_ago(
     assert len(changes()) == 2
 
 
-def test_less_needs_no_password(client: Browser, key: ApiKey, hands: Clock) -> None:
-    hands.advance(minutes=31)
+def test_less_needs_no_password(client: Browser, key: ApiKey, fake_clock: Clock) -> None:
+    fake_clock.advance(minutes=31)
     assert edit(client, key, expires_on="2027-02-09").status_code == 303
     key.scope = "read_write"
     db.session.commit()
@@ -164,7 +166,7 @@ def test_what_cannot_be_is_said_on_its_field(
 def test_where_only_admins_make_keys_a_manager_can_give_none_more(
     client: Browser, maya: Member, key: ApiKey
 ) -> None:
-    client.sign_in(make.member(maya.organization, "manager", "Noor"))
+    client.sign_in(factories.member(maya.organization, "manager", "Noor"))
     maya.organization.key_makers = "admins"
     db.session.commit()
     for form in ({"expires_on": ""}, {"scope": "read_write"}):
@@ -174,16 +176,16 @@ def test_where_only_admins_make_keys_a_manager_can_give_none_more(
 
 
 def test_who_may_not_manage_keys_changes_nothing(client: Browser, maya: Member) -> None:
-    theirs, _ = make.api_key(make.organization())
+    theirs, _ = factories.api_key(factories.organization())
     assert edit(client, theirs).status_code == edit(client, ApiKey(id=10**9)).status_code == 404
-    mine, _ = make.api_key(maya.organization)
-    client.sign_in(make.member(maya.organization, "viewer"))
+    mine, _ = factories.api_key(maya.organization)
+    client.sign_in(factories.member(maya.organization, "viewer"))
     assert edit(client, mine, expires_on="2027-01-01").status_code == 403
     assert "/edit" not in client.get(f"/admin/api_keys/{mine.id}").text
 
 
 def test_a_key_that_has_ended_or_was_rotated_stays_as_it_is(
-    client: Browser, key: ApiKey, hands: Clock
+    client: Browser, key: ApiKey, fake_clock: Clock
 ) -> None:
     client.post(f"/admin/api_keys/{key.id}/rotate")
     before = changes()
@@ -191,18 +193,18 @@ def test_a_key_that_has_ended_or_was_rotated_stays_as_it_is(
         answer = edit(client, key, expires_on="2027-03-01")
         assert answer.status_code == 409
         assert said in answer.text
-        hands.advance(days=1)
+        fake_clock.advance(days=1)
         client.sign_in(key.creator)
     assert changes() == before
-    ended, _ = make.api_key(key.organization, "Trial", expires_at=hands())
+    ended, _ = factories.api_key(key.organization, "Trial", expires_at=fake_clock())
     assert "can’t be brought back" in client.get(f"/admin/api_keys/{ended.id}").text
 
 
 def test_the_check_up_shows_the_day_of_each_key_and_gives_it(
-    client: Browser, maya: Member, hands: Clock
+    client: Browser, maya: Member, fake_clock: Clock
 ) -> None:
     """All different, none before half of the organization's months, and none after them."""
-    ids = [make.api_key(maya.organization, f"Key {n}", creator=maya)[0].id for n in range(40)]
+    ids = [factories.api_key(maya.organization, f"Key {n}", creator=maya)[0].id for n in range(40)]
     html = client.get("/admin/checkup/endless").text
     shown = dict(
         re.findall(
@@ -213,5 +215,7 @@ def test_the_check_up_shows_the_day_of_each_key_and_gives_it(
     client.post("/admin/checkup/endless", data={"key": ids})
     db.session.rollback()
     for key in db.session.query(ApiKey):
-        assert hands() + timedelta(days=90) < key.expires_at < hands() + timedelta(days=182)
+        assert (
+            fake_clock() + timedelta(days=90) < key.expires_at < fake_clock() + timedelta(days=182)
+        )
         assert shown[str(key.id)] == key.expires_at.isoformat().replace("+00:00", "Z")

@@ -10,7 +10,7 @@ from flask import Flask, abort
 from convene_keys import errors
 from convene_keys.errors import Problem
 from convene_keys.http.access import Access, access
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, new_browser
 
 pytestmark = pytest.mark.pages
@@ -121,13 +121,13 @@ def test_the_next_step_is_never_another_site(failing: Browser) -> None:
 def test_without_anywhere_to_go_back_to_it_is_the_start(failing: Browser) -> None:
     assert next_step(failing.get("/nothing").text) == ("/login", "Sign in")
     assert next_step(failing.post("/ours/503").text) == ("/", "Back to the start")
-    failing.sign_in(make.member(make.organization()))
+    failing.sign_in(factories.member(factories.organization()))
     assert next_step(failing.get("/nothing").text) == ("/admin/api_keys", "Back to your keys")
 
 
 def test_every_way_a_real_request_goes_wrong(failing: Browser) -> None:
     form = "application/x-www-form-urlencoded"
-    failing.sign_in(make.member(make.organization(), "viewer"))
+    failing.sign_in(factories.member(factories.organization(), "viewer"))
     for method, path, status, body in (
         ("GET", "/admin/audit_log?since=soon", 400, {}),
         ("GET", "/admin/team/new", 403, {}),
@@ -146,6 +146,6 @@ def test_every_way_a_real_request_goes_wrong(failing: Browser) -> None:
 )
 def test_who_is_signed_in_keeps_the_navigation(failing: Browser, status: int, framed: bool) -> None:
     stranger = failing.get(f"/ours/{status}").text
-    failing.sign_in(make.member(make.organization()))
+    failing.sign_in(factories.member(factories.organization()))
     assert ('aria-label="Main"' in failing.get(f"/ours/{status}").text) is framed
     assert 'aria-label="Main"' not in stranger

@@ -6,7 +6,7 @@ import pytest
 
 from convene_keys.db.session import db
 from convene_keys.models import ApiKey
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock
 
 pytestmark = pytest.mark.pages
@@ -16,13 +16,13 @@ POLLS = 'hx-trigger="every 2s"'
 
 
 @pytest.fixture
-def made(client: Browser, hands: Clock) -> tuple[ApiKey, str]:
+def made(client: Browser, fake_clock: Clock) -> tuple[ApiKey, str]:
     """A new key of Maya, who is signed in, and its secret."""
-    organization = make.organization()
-    make.market_data(organization)
-    maya = make.member(organization, "manager", "Maya")
+    organization = factories.organization()
+    factories.market_data(organization)
+    maya = factories.member(organization, "manager", "Maya")
     client.sign_in(maya)
-    return make.api_key(organization, "Claude", creator=maya)
+    return factories.api_key(organization, "Claude", creator=maya)
 
 
 def ask(client: Browser, key: ApiKey, *, htmx: bool = True):
@@ -35,7 +35,7 @@ def use(client: Browser, secret: str, path: str = "bookings") -> int:
 
 
 def test_an_empty_page_teaches_the_circle(client: Browser) -> None:
-    client.sign_in(make.member(make.organization(), "manager"))
+    client.sign_in(factories.member(factories.organization(), "manager"))
     text = client.get("/admin/api_keys").text
     places = [text.index(step) for step in ("Create a key for", "Paste it into", "See its first")]
     assert places == sorted(places)
@@ -44,7 +44,7 @@ def test_an_empty_page_teaches_the_circle(client: Browser) -> None:
 
 
 def test_a_viewer_is_told_who_can_begin(client: Browser) -> None:
-    client.sign_in(make.member(make.organization(), "viewer"))
+    client.sign_in(factories.member(factories.organization(), "viewer"))
     text = client.get("/admin/api_keys").text
     assert "A market manager or admin can create one." in text
     assert "Create your first key" not in text
@@ -52,7 +52,7 @@ def test_a_viewer_is_told_who_can_begin(client: Browser) -> None:
 
 @pytest.mark.parametrize("tool", ["claude", "chatgpt", "developer", "other"])
 def test_the_page_that_shows_a_key_waits_for_its_first_call(client: Browser, tool: str) -> None:
-    client.sign_in(make.member(make.organization(), "manager"))
+    client.sign_in(factories.member(factories.organization(), "manager"))
     text = client.post("/admin/api_keys", data={"name": "Mine", "tool": tool}).text
     assert POLLS in text
     assert "Waiting for the first call" in text
@@ -74,11 +74,11 @@ def test_waiting_ends_with_the_first_call(client: Browser, made: tuple[ApiKey, s
 
 
 def test_the_first_call_stays_the_first(
-    client: Browser, made: tuple[ApiKey, str], hands: Clock
+    client: Browser, made: tuple[ApiKey, str], fake_clock: Clock
 ) -> None:
     key, secret = made
     use(client, secret)
-    hands.advance(minutes=3)
+    fake_clock.advance(minutes=3)
     use(client, secret, "vendors")
     assert "list_bookings" in ask(client, key).text
     assert ">12:00</time>" in ask(client, key).text
@@ -93,12 +93,12 @@ def test_a_first_call_that_was_refused_is_told_as_such(
 
 
 def test_after_ten_minutes_nobody_waits(
-    client: Browser, made: tuple[ApiKey, str], hands: Clock
+    client: Browser, made: tuple[ApiKey, str], fake_clock: Clock
 ) -> None:
     key, _ = made
-    hands.advance(minutes=9, seconds=59)
+    fake_clock.advance(minutes=9, seconds=59)
     assert ask(client, key).status_code == 204
-    hands.advance(seconds=1)
+    fake_clock.advance(seconds=1)
     answer = ask(client, key)
     assert answer.status_code == 200
     assert "has not called yet" in answer.text
@@ -108,10 +108,10 @@ def test_after_ten_minutes_nobody_waits(
 
 
 def test_nobody_waits_for_a_revoked_key(
-    client: Browser, made: tuple[ApiKey, str], hands: Clock
+    client: Browser, made: tuple[ApiKey, str], fake_clock: Clock
 ) -> None:
     key, _ = made
-    key.revoked_at = key.released_at = hands() + timedelta(0)
+    key.revoked_at = key.released_at = fake_clock() + timedelta(0)
     db.session.commit()
     assert ask(client, key).status_code == 200
     assert POLLS not in ask(client, key).text

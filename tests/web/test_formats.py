@@ -10,7 +10,7 @@ from convene_keys.audit.log import Actor, Origin, record
 from convene_keys.db.session import db, transaction
 from convene_keys.models import ApiKey, Member, Organization
 from convene_keys.web.formats import html_time
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock
 
 pytestmark = pytest.mark.pages
@@ -31,10 +31,10 @@ VALID = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d(\.\d{1,3})?Z)?")
 
 
 @pytest.fixture
-def used(client: Browser, maya: Member, key: tuple[ApiKey, str], hands: Clock) -> ApiKey:
+def used(client: Browser, maya: Member, key: tuple[ApiKey, str], fake_clock: Clock) -> ApiKey:
     """A key that was used at a moment with microseconds; Maya is signed in."""
-    hands.moment += timedelta(microseconds=123_456)
-    made, _ = make.api_key(maya.organization, "Script", last_used_at=hands.moment)
+    fake_clock.moment += timedelta(microseconds=123_456)
+    made, _ = factories.api_key(maya.organization, "Script", last_used_at=fake_clock.moment)
     with transaction() as session:
         record(session, Actor.of_key(made, Origin()), Action.BOOKING_LISTED)
     client.sign_in(maya)

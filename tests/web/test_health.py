@@ -7,7 +7,7 @@ from flask import Flask
 
 from convene_keys import create_app
 from convene_keys.db.session import db
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, new_browser
 from tests.databases import Postgres, environ
 
@@ -33,10 +33,10 @@ def test_a_database_that_is_away_gives_503_and_comes_back_by_itself(
     away: tuple[Flask, str], postgres: Postgres
 ) -> None:
     app, name = away
-    of = make.organization()
-    _, token = make.api_key(of)
+    of = factories.organization()
+    _, token = factories.api_key(of)
     client = new_browser(app)
-    client.sign_in(make.member(of))
+    client.sign_in(factories.member(of))
     db.session.remove()
     key = {"Authorization": f"Bearer {token}"}
     assert client.get("/admin/api_keys").status_code == 200

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser
 
 pytestmark = pytest.mark.pages
@@ -20,7 +20,7 @@ def test_help_is_read_without_signing_in(client: Browser) -> None:
 
 
 def test_help_keeps_the_way_back_of_who_is_signed_in(client: Browser) -> None:
-    client.sign_in(make.member(make.organization(), name="Maya"))
+    client.sign_in(factories.member(factories.organization(), name="Maya"))
     text = client.get("/help/keys").text
     assert "Audit log</a>" in text
     assert "Maya" in text
@@ -37,5 +37,5 @@ def test_what_its_contents_link_to_is_on_the_page(client: Browser) -> None:
 @pytest.mark.parametrize("path", ["/admin/api_keys", "/admin/api_keys/new", "/login"])
 def test_other_pages_lead_to_it(client: Browser, path: str) -> None:
     if path != "/login":
-        client.sign_in(make.member(make.organization()))
+        client.sign_in(factories.member(factories.organization()))
     assert 'href="/help/keys"' in client.get(path).text

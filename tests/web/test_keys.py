@@ -10,7 +10,7 @@ from convene_keys.audit.log import Actor, Origin, record
 from convene_keys.db.session import db, transaction
 from convene_keys.keys import queries as key_queries
 from convene_keys.models import ApiKey, AuditEvent
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock
 
 pytestmark = pytest.mark.pages
@@ -25,7 +25,7 @@ def events_of(action: str) -> list[AuditEvent]:
 @pytest.fixture
 def maya(client: Browser):
     """An admin, signed in."""
-    member = make.member(make.organization(), "admin", "Maya")
+    member = factories.member(factories.organization(), "admin", "Maya")
     client.sign_in(member)
     return member
 
@@ -46,7 +46,7 @@ def secret_in(html: str) -> str:
 
 
 def test_what_nobody_is_known_of_is_never_called_none(client, maya):
-    made, _ = make.api_key(maya.organization)  # on the command line
+    made, _ = factories.api_key(maya.organization)  # on the command line
     with transaction() as session:
         record(session, Actor.of_key(made, Origin()), Action.BOOKING_APPROVED)
     for path in ("", f"/{made.id}", f"/{made.id}/leak", f"/{made.id}/leak/report.txt"):
@@ -90,11 +90,11 @@ def test_create_with_only_a_name_reads_and_writes_and_never_ends(client, maya):
     assert (key.scope, key.tool, key.expires_at) == ("read_write", "other", None)
 
 
-def test_create_with_days_ends_by_then(client, maya, hands: Clock):
+def test_create_with_days_ends_by_then(client, maya, fake_clock: Clock):
     client.sign_in(maya)
     create(client, expires_in_days="45")
     key = db.session.query(ApiKey).one()
-    assert (key.expires_at - hands()).days == 45
+    assert (key.expires_at - fake_clock()).days == 45
 
 
 @pytest.mark.parametrize(
@@ -146,25 +146,25 @@ def test_the_form_of_a_key_sent_again_leads_to_the_key_that_it_made(client, maya
     link = "You made this key just now."
     create(client)
     assert link in create(client).text
-    client.sign_in(make.member(maya.organization, name="Noor"))
+    client.sign_in(factories.member(maya.organization, name="Noor"))
     assert link not in create(client).text
 
 
 def test_create_refuses_a_key_as_a_name_and_says_what_to_do(client, maya):
-    _, token = make.api_key(maya.organization)
+    _, token = factories.api_key(maya.organization)
     answer = create(client, name=f"key {token}")
     assert answer.status_code == 400
     assert "revoke it" in answer.text
     assert db.session.query(ApiKey).count() == 1
 
 
-def test_list_shows_only_own_working_keys_newest_first(client, maya, hands: Clock):
+def test_list_shows_only_own_working_keys_newest_first(client, maya, fake_clock: Clock):
     client.sign_in(maya)
-    first, _ = make.api_key(maya.organization, "First", created_at=hands())
-    hands.advance(minutes=1)
-    second, _ = make.api_key(maya.organization, "Second", created_at=hands())
-    make.api_key(maya.organization, "Gone", revoked_at=hands(), released_at=hands())
-    make.api_key(make.organization("Elsewhere"), "Foreign")
+    first, _ = factories.api_key(maya.organization, "First", created_at=fake_clock())
+    fake_clock.advance(minutes=1)
+    second, _ = factories.api_key(maya.organization, "Second", created_at=fake_clock())
+    factories.api_key(maya.organization, "Gone", revoked_at=fake_clock(), released_at=fake_clock())
+    factories.api_key(factories.organization("Elsewhere"), "Foreign")
 
     html = client.get("/admin/api_keys").text
 
@@ -186,9 +186,9 @@ def test_list_shows_only_own_working_keys_newest_first(client, maya, hands: Cloc
         ("status=all&sort=name&dir=asc", ["ChatGPT", "Claude on laptop", "Old one", "Website"]),
     ],
 )
-def test_list_searches_sorts_and_filters(client, maya, hands: Clock, query, expected):
+def test_list_searches_sorts_and_filters(client, maya, fake_clock: Clock, query, expected):
     client.sign_in(maya)
-    of, now = maya.organization, hands()
+    of, now = maya.organization, fake_clock()
     keys_by_name = {}
     for name, values in {
         "Claude on laptop": {},
@@ -196,8 +196,10 @@ def test_list_searches_sorts_and_filters(client, maya, hands: Clock, query, expe
         "Website": {"last_used_at": now},
         "Old one": {"revoked_at": now, "released_at": now},
     }.items():
-        hands.advance(seconds=1)
-        keys_by_name[name] = str(make.api_key(of, name, created_at=hands(), **values)[0].id)
+        fake_clock.advance(seconds=1)
+        keys_by_name[name] = str(
+            factories.api_key(of, name, created_at=fake_clock(), **values)[0].id
+        )
 
     html = client.get(f"/admin/api_keys?{query}").text
 
@@ -206,7 +208,7 @@ def test_list_searches_sorts_and_filters(client, maya, hands: Clock, query, expe
 
 def test_list_has_pages(client, maya):
     for number in range(2 * key_queries.PAGE_SIZE + 1):
-        make.api_key(maya.organization, f"Key {number}")
+        factories.api_key(maya.organization, f"Key {number}")
     seen = [rows(client.get(f"/admin/api_keys?page={page}").text) for page in (1, 2, 3)]
     assert [len(page) for page in seen] == [key_queries.PAGE_SIZE, key_queries.PAGE_SIZE, 1]
     assert len({row for page in seen for row in page}) == 2 * key_queries.PAGE_SIZE + 1
@@ -232,7 +234,7 @@ def test_list_answers_400_for_what_it_cannot_do(client, maya, query):
 
 
 def test_list_gives_htmx_the_table_only(client, maya):
-    make.api_key(maya.organization)
+    factories.api_key(maya.organization)
     answer = client.get("/admin/api_keys", headers=HTMX)
     assert "<html" not in answer.text
     assert len(rows(answer.text)) == 1
@@ -246,9 +248,9 @@ def test_list_without_keys_teaches_the_next_step(client, maya):
 
 
 def test_viewer_reads_but_is_offered_nothing_else(client):
-    of = make.organization()
-    key, _ = make.api_key(of)
-    client.sign_in(make.member(of, "viewer"))
+    of = factories.organization()
+    key, _ = factories.api_key(of)
+    client.sign_in(factories.member(of, "viewer"))
     html = client.get("/admin/api_keys").text
     assert len(rows(html)) == 1
     assert "Revoke Claude" not in html
@@ -260,7 +262,7 @@ def test_viewer_reads_but_is_offered_nothing_else(client):
 
 
 def test_revoke_by_htmx_returns_the_row_and_a_toast(client, maya):
-    key, token = make.api_key(maya.organization)
+    key, token = factories.api_key(maya.organization)
     confirm = client.get(f"/admin/api_keys/{key.id}/revoke", headers=HTMX)
     assert "<dialog" in confirm.text
     assert "be undone" in confirm.text
@@ -282,7 +284,7 @@ def test_revoke_by_htmx_returns_the_row_and_a_toast(client, maya):
 
 
 def test_revoke_without_javascript_is_a_page_and_a_redirect(client, maya):
-    key, _ = make.api_key(maya.organization)
+    key, _ = factories.api_key(maya.organization)
     confirm = client.get(f"/admin/api_keys/{key.id}/revoke").text
     assert "<html" in confirm
     assert "<dialog" not in confirm
@@ -291,11 +293,11 @@ def test_revoke_without_javascript_is_a_page_and_a_redirect(client, maya):
     assert "Claude on laptop was revoked" in client.get(answer.location).text
 
 
-def test_revoke_twice_keeps_the_first_time(client, maya, hands: Clock):
+def test_revoke_twice_keeps_the_first_time(client, maya, fake_clock: Clock):
     client.sign_in(maya)
-    key, _ = make.api_key(maya.organization)
+    key, _ = factories.api_key(maya.organization)
     client.post(f"/admin/api_keys/{key.id}/revoke", data={"reason": "first"})
-    hands.advance(minutes=5)
+    fake_clock.advance(minutes=5)
     client.post(f"/admin/api_keys/{key.id}/revoke", data={"reason": "second"})
     again = db.session.get(ApiKey, key.id)
     assert again.revoke_reason == "first"
@@ -304,7 +306,7 @@ def test_revoke_twice_keeps_the_first_time(client, maya, hands: Clock):
 
 @pytest.mark.parametrize("reason", ["x" * 301, "a\0b"])
 def test_revoke_with_a_bad_reason_shows_the_form_again(client, maya, reason):
-    key, _ = make.api_key(maya.organization)
+    key, _ = factories.api_key(maya.organization)
     answer = client.post(f"/admin/api_keys/{key.id}/revoke", headers=HTMX, data={"reason": reason})
     assert answer.status_code == 422
     assert 'id="reason-error"' in answer.text
@@ -312,7 +314,7 @@ def test_revoke_with_a_bad_reason_shows_the_form_again(client, maya, reason):
 
 
 def test_rename_changes_the_name_and_keeps_the_log(client, maya):
-    key, _ = make.api_key(maya.organization)
+    key, _ = factories.api_key(maya.organization)
     answer = client.post(
         f"/admin/api_keys/{key.id}/rename", headers=HTMX, data={"name": "Claude at home"}
     )
@@ -326,8 +328,8 @@ def test_rename_changes_the_name_and_keeps_the_log(client, maya):
 
 @pytest.mark.parametrize("name", ["", "x" * 101, "Taken"])
 def test_rename_to_a_bad_name_says_so_and_keeps_it(client, maya, name):
-    make.api_key(maya.organization, "taken")
-    key, _ = make.api_key(maya.organization)
+    factories.api_key(maya.organization, "taken")
+    key, _ = factories.api_key(maya.organization)
     for headers in ({}, HTMX):
         answer = client.post(
             f"/admin/api_keys/{key.id}/rename", headers=headers, data={"name": name}
@@ -338,7 +340,7 @@ def test_rename_to_a_bad_name_says_so_and_keeps_it(client, maya, name):
 
 
 def test_key_page_says_what_it_can_do_and_did(client, maya):
-    key, token = make.api_key(maya.organization, scope="read", creator=maya)
+    key, token = factories.api_key(maya.organization, scope="read", creator=maya)
     client.get("/api/v1/admin/bookings", headers={"Authorization": f"Bearer {token}"})
     html = client.get(f"/admin/api_keys/{key.id}").text
     assert "Change anything" in html
@@ -348,7 +350,7 @@ def test_key_page_says_what_it_can_do_and_did(client, maya):
 
 @pytest.mark.parametrize("ending", ["", "/revoke", "/rename"])
 def test_another_organizations_key_is_exactly_a_missing_one(client, maya, ending):
-    foreign, _ = make.api_key(make.organization("Elsewhere"))
+    foreign, _ = factories.api_key(factories.organization("Elsewhere"))
 
     def answer(key_id: int) -> tuple[int, str]:
         address = f"/admin/api_keys/{key_id}{ending}"
@@ -362,10 +364,10 @@ def test_another_organizations_key_is_exactly_a_missing_one(client, maya, ending
 
 
 @pytest.mark.parametrize("password", ["", "wrong"])
-def test_after_half_an_hour_creating_needs_the_password(client, hands: Clock, password):
-    maya = make.member(make.organization(), password_hash=None)
+def test_after_half_an_hour_creating_needs_the_password(client, fake_clock: Clock, password):
+    maya = factories.member(factories.organization(), password_hash=None)
     client.sign_in(maya)
-    hands.advance(minutes=31)
+    fake_clock.advance(minutes=31)
     assert 'name="current_password"' in client.get("/admin/api_keys/new").text
     data = {"name": "Second", "current_password": password}
     answer = client.post("/admin/api_keys", data=data)
@@ -374,20 +376,22 @@ def test_after_half_an_hour_creating_needs_the_password(client, hands: Clock, pa
     assert db.session.query(ApiKey).count() == 0
 
 
-def test_the_right_password_makes_the_session_fresh_again(client, hands: Clock):
+def test_the_right_password_makes_the_session_fresh_again(client, fake_clock: Clock):
     from convene_keys.accounts import passwords
     from tests.databases import PEPPER
 
     right = "correct horse battery staple"
-    maya = make.member(make.organization(), password_hash=passwords.hash_password(right, [PEPPER]))
+    maya = factories.member(
+        factories.organization(), password_hash=passwords.hash_password(right, [PEPPER])
+    )
     client.sign_in(maya)
-    hands.advance(minutes=31)
+    fake_clock.advance(minutes=31)
     assert create(client, current_password=right).status_code == 200
     assert create(client, name="Second").status_code == 200
 
 
 def test_a_stale_form_changes_nothing_and_says_so(strict_client):
-    maya = make.member(make.organization())
+    maya = factories.member(factories.organization())
     strict_client.sign_in(maya)
     answer = create(strict_client)
     assert answer.status_code == 400
@@ -395,12 +399,14 @@ def test_a_stale_form_changes_nothing_and_says_so(strict_client):
     assert db.session.query(ApiKey).count() == 0
 
 
-def test_calls_of_the_last_days_are_drawn_in_the_list_and_on_the_keys_page(client, maya, hands):
-    used, _ = make.api_key(maya.organization, "Used")
-    idle, _ = make.api_key(maya.organization, "Idle")
-    noon = hands()
+def test_calls_of_the_last_days_are_drawn_in_the_list_and_on_the_keys_page(
+    client, maya, fake_clock
+):
+    used, _ = factories.api_key(maya.organization, "Used")
+    idle, _ = factories.api_key(maya.organization, "Idle")
+    noon = fake_clock()
     for days in (31, 2, 0, 0):
-        hands.moment = noon - timedelta(days=days)
+        fake_clock.moment = noon - timedelta(days=days)
         with transaction() as session:
             record(session, Actor.of_key(used, Origin()), Action.BOOKING_LISTED)
     client.sign_in(maya)
@@ -423,11 +429,11 @@ def test_calls_of_the_last_days_are_drawn_in_the_list_and_on_the_keys_page(clien
 
 
 @pytest.fixture
-def old(maya, hands: Clock) -> ApiKey:
+def old(maya, fake_clock: Clock) -> ApiKey:
     """Maya's key, used an hour ago."""
-    key, _ = make.api_key(maya.organization, "Website", creator=maya, tool="developer")
+    key, _ = factories.api_key(maya.organization, "Website", creator=maya, tool="developer")
     use(key)
-    hands.advance(hours=1)
+    fake_clock.advance(hours=1)
     return key
 
 
@@ -483,7 +489,7 @@ def test_rotating_what_cannot_be_says_so(client, maya, old):
     answer = rotate(client, newest())
     assert answer.status_code == 409
     assert "This key has ended." in answer.text
-    make.api_key(make.organization())
+    factories.api_key(factories.organization())
     absent, theirs = ApiKey(id=10**9), newest()
     assert rotate(client, absent).status_code == rotate(client, theirs).status_code == 404
 
@@ -491,7 +497,7 @@ def test_rotating_what_cannot_be_says_so(client, maya, old):
 def test_a_name_that_is_taken_meanwhile_is_said_on_the_page_of_a_rotation(client, maya, old):
     rotate(client, old)
     client.post(f"/admin/api_keys/{newest().id}/revoke")
-    make.api_key(maya.organization, old.name)
+    factories.api_key(maya.organization, old.name)
     answer = rotate(client, old)
     assert answer.status_code == 422
     assert "Another active key has this name" in answer.text
@@ -508,7 +514,7 @@ def test_list_shows_the_old_key_beneath_its_successor(client, maya, old):
     assert re.search(r'role="status"[^>]*>\s*1 key\b', page)
 
 
-def test_page_tells_how_far_the_handover_is(client, maya, old, hands: Clock):
+def test_page_tells_how_far_the_handover_is(client, maya, old, fake_clock: Clock):
     rotate(client, old)
     new = newest()
 
@@ -520,20 +526,20 @@ def test_page_tells_how_far_the_handover_is(client, maya, old, hands: Clock):
         assert found[0][0] == found[1][0], "both pages say the same"
         return found[0][0]
 
-    hands.advance(hours=1)
+    fake_clock.advance(hours=1)
     assert told() == (
         "The new key has not been used yet. Old key last used 12:00. "
         "Put the new key where the old one is."
     )
     use(new)
     assert told() == "New key first used 14:00. Old key last used 12:00. Safe to retire."
-    hands.advance(minutes=5)
+    fake_clock.advance(minutes=5)
     use(old)
     assert told() == (
         "New key first used 14:00. Old key last used 14:05. "
         "Something still uses the old key: give it the new one."
     )
-    hands.advance(days=1)
+    fake_clock.advance(days=1)
     assert "Old key last used" not in client.get(f"/admin/api_keys/{new.id}").text
 
 
@@ -553,8 +559,8 @@ def test_audit_log_tells_the_two_keys_of_one_name_apart(client, maya, old):
 
 def test_where_only_admins_make_keys_a_manager_can_only_revoke_them(client, maya, old):
     organization = maya.organization
-    noor = make.member(organization, "manager", "Noor")
-    _, secret = make.api_key(organization, "Noor’s", creator=noor)
+    noor = factories.member(organization, "manager", "Noor")
+    _, secret = factories.api_key(organization, "Noor’s", creator=noor)
     organization.key_makers = "admins"
     db.session.commit()
     client.sign_in(noor)
@@ -572,13 +578,13 @@ def test_where_only_admins_make_keys_a_manager_can_only_revoke_them(client, maya
     assert create(client).status_code == 200
 
 
-def test_after_a_revoke_in_place_the_whole_page_is_true(client, maya, hands: Clock):
+def test_after_a_revoke_in_place_the_whole_page_is_true(client, maya, fake_clock: Clock):
     """The badge, the count, what stops soon and the banner, each as the page would say it anew."""
-    soon = hands() + timedelta(days=3)
-    make.api_key(maya.organization, "Safe", expires_at=hands() + timedelta(days=90))
-    make.api_key(maya.organization, "Soon", expires_at=soon)
-    key, secret = make.api_key(maya.organization, "Newest", creator=maya)
-    make.call(secret, "list_bookings")
+    soon = fake_clock() + timedelta(days=3)
+    factories.api_key(maya.organization, "Safe", expires_at=fake_clock() + timedelta(days=90))
+    factories.api_key(maya.organization, "Soon", expires_at=soon)
+    key, secret = factories.api_key(maya.organization, "Newest", creator=maya)
+    factories.call(secret, "list_bookings")
     address = "/admin/api_keys?status=active&sort=name"
     before = client.get(address).text
     assert "Connected:" in before
@@ -601,7 +607,7 @@ def test_after_a_revoke_in_place_the_whole_page_is_true(client, maya, hands: Clo
 
 
 def test_with_all_keys_revoked_the_list_says_so(client, maya):
-    key, _ = make.api_key(maya.organization)
+    key, _ = factories.api_key(maya.organization)
     client.post(f"/admin/api_keys/{key.id}/revoke")
     page = client.get("/admin/api_keys").text
     assert "No keys match" not in page
@@ -612,7 +618,7 @@ def test_with_all_keys_revoked_the_list_says_so(client, maya):
 
 
 def test_a_rename_in_place_renames_all_of_the_page(client, maya):
-    key, _ = make.api_key(maya.organization, "Claude on laptop")
+    key, _ = factories.api_key(maya.organization, "Claude on laptop")
     answer = client.post(
         f"/admin/api_keys/{key.id}/rename", headers=HTMX, data={"name": "Claude at home"}
     )
@@ -622,9 +628,9 @@ def test_a_rename_in_place_renames_all_of_the_page(client, maya):
 
 
 @pytest.mark.parametrize("ending", ["", "/rotate"])
-def test_a_new_key_in_place_tells_the_badge(client, maya, hands: Clock, ending):
-    key, _ = make.api_key(maya.organization, "Old", creator=maya)
-    hands.advance(days=300)
+def test_a_new_key_in_place_tells_the_badge(client, maya, fake_clock: Clock, ending):
+    key, _ = factories.api_key(maya.organization, "Old", creator=maya)
+    fake_clock.advance(days=300)
     client.sign_in(maya)
     path = f"/admin/api_keys/{key.id}/rotate" if ending else "/admin/api_keys"
     answer = client.post(path, headers=HTMX, data={"name": "New", "grace": "0"})

@@ -9,7 +9,7 @@ from convene_keys.audit.log import Actor, Origin, Target, record
 from convene_keys.db.session import db, transaction
 from convene_keys.errors import Problem
 from convene_keys.models import ApiKey, AuditEvent, Outcome
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock
 
 pytestmark = pytest.mark.pages
@@ -18,16 +18,16 @@ HOME, STRANGER = Origin("192.0.2.7", "Claude/1"), Origin("203.0.113.66", "curl/8
 
 
 @pytest.fixture
-def maya(client: Browser, hands: Clock):
-    member = make.member(make.organization(), "admin", "Maya")
-    make.market_data(member.organization)
+def maya(client: Browser, fake_clock: Clock):
+    member = factories.member(factories.organization(), "admin", "Maya")
+    factories.market_data(member.organization)
     client.sign_in(member)
     return member
 
 
 @pytest.fixture
 def key(maya) -> ApiKey:
-    return make.api_key(maya.organization, "Website", creator=maya, tool="developer")[0]
+    return factories.api_key(maya.organization, "Website", creator=maya, tool="developer")[0]
 
 
 def act(key: ApiKey, action: Action, origin: Origin = HOME, number: int | None = None, **more):
@@ -72,7 +72,7 @@ def test_key_that_was_revoked_before_can_still_be_reported(client, maya, key):
 
 
 def test_a_key_as_the_place_is_not_kept(client, maya, key):
-    token = make.api_key(maya.organization, "Other")[1]
+    token = factories.api_key(maya.organization, "Other")[1]
     answer = walk(client, key, where=f"at {token}")
     assert answer.status_code == 400
     assert events() == []
@@ -103,20 +103,20 @@ def test_second_step_makes_one_successor_with_the_same_powers(client, maya, key)
 
 def test_replacement_whose_name_is_taken_says_so(client, maya, key):
     walk(client, key)
-    make.api_key(maya.organization, "Website")
+    factories.api_key(maya.organization, "Website")
     answer = walk(client, key, "/replace")
     assert answer.status_code == 422
     assert "Another active key has this name" in answer.text
 
 
-def test_third_step_groups_what_it_did_since_a_day(client, maya, key, hands: Clock):
+def test_third_step_groups_what_it_did_since_a_day(client, maya, key, fake_clock: Clock):
     act(key, Action.BOOKING_LISTED)
-    hands.advance(days=20)
+    fake_clock.advance(days=20)
     client.sign_in(maya)
     for number in (1, 2):
         act(key, Action.BOOKING_APPROVED, STRANGER, number)
     act(key, Action.BOOKING_DECLINED, STRANGER, 3, outcome=Outcome.DENIED)
-    act(make.api_key(maya.organization, "Other")[0], Action.VENDOR_LISTED)
+    act(factories.api_key(maya.organization, "Other")[0], Action.VENDOR_LISTED)
 
     told = words(client, key)
     assert "Approved a booking 2 203.0.113.66 curl/8" in told
@@ -134,10 +134,10 @@ def test_third_step_groups_what_it_did_since_a_day(client, maya, key, hands: Clo
 @pytest.fixture
 def thief(maya):
     """Acts with the secret of another key of Maya's organization; gives that key and the way."""
-    key, secret = make.api_key(maya.organization, "Leaked", creator=maya)
+    key, secret = factories.api_key(maya.organization, "Leaked", creator=maya)
 
     def call(operation: str, origin: Origin = STRANGER, **values):
-        make.call(secret, operation, origin, **values)
+        factories.call(secret, operation, origin, **values)
         return events()[-1]
 
     return key, call
@@ -171,7 +171,7 @@ def test_a_sentence_sums_up_and_changes_come_before_reads(client, maya, thief):
     assert "1 change, 65 reads and 1 try that came to nothing, from 2 addresses." in told
 
 
-def test_a_change_is_undone_in_place_and_says_so_from_then_on(client, maya, thief, hands):
+def test_a_change_is_undone_in_place_and_says_so_from_then_on(client, maya, thief, fake_clock):
     key, call = thief
     event, other = call("approve_booking", id=1), call("decline_booking", id=2)
     address = f"/admin/api_keys/{key.id}/leak/undo/{event.id}"
@@ -202,7 +202,7 @@ def test_a_change_is_undone_in_place_and_says_so_from_then_on(client, maya, thie
 def test_what_was_decided_since_is_told_and_stays(client, maya, thief):
     key, call = thief
     event = call("approve_booking", id=1)
-    sam = make.member(maya.organization, "manager", "Sam")
+    sam = factories.member(maya.organization, "manager", "Sam")
     client.sign_in(sam)
     client.post("/admin/bookings/1/cancel")
     client.sign_in(maya)
@@ -238,10 +238,10 @@ def test_all_are_undone_in_one_go_but_for_those_that_can_not_be(client, maya, th
     assert "Nothing was undone. 1 could not be" in words(client, key)
 
 
-def test_report_has_everything_but_the_secret(client, maya, key, hands: Clock):
-    walk(client, make.api_key(maya.organization, "Other")[0])  # another incident
+def test_report_has_everything_but_the_secret(client, maya, key, fake_clock: Clock):
+    walk(client, factories.api_key(maya.organization, "Other")[0])  # another incident
     act(key, Action.BOOKING_APPROVED, STRANGER, 1)
-    hands.advance(hours=1)
+    fake_clock.advance(hours=1)
     client.sign_in(maya)
     walk(client, key, where="In a chat")
     walk(client, key, "/replace")
@@ -258,20 +258,22 @@ def test_report_has_everything_but_the_secret(client, maya, key, hands: Clock):
 
 
 def test_who_may_walk_through(client, maya, key):
-    noor = make.member(maya.organization, "viewer", "Noor")
+    noor = factories.member(maya.organization, "viewer", "Noor")
     client.sign_in(noor)
     assert client.get(f"/admin/api_keys/{key.id}/leak").status_code == 403
     assert walk(client, key).status_code == 403
     assert walk(client, key, "/undo").status_code == 403
-    client.sign_in(make.member(make.organization("Elsewhere"), "admin"))
+    client.sign_in(factories.member(factories.organization("Elsewhere"), "admin"))
     for step in ("", "/replace", "/undo", "/undo/1"):
         assert walk(client, key, step).status_code == 404
     assert client.get(f"/admin/api_keys/{key.id}/leak/report.txt").status_code == 404
     assert events() == []
 
 
-def test_after_half_an_hour_only_the_new_key_needs_the_password(client, maya, key, hands: Clock):
-    hands.advance(minutes=31)
+def test_after_half_an_hour_only_the_new_key_needs_the_password(
+    client, maya, key, fake_clock: Clock
+):
+    fake_clock.advance(minutes=31)
     assert walk(client, key).status_code == 303
     answer = walk(client, key, "/replace")
     assert answer.status_code == 422

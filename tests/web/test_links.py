@@ -16,7 +16,7 @@ from convene_keys.audit.log import Actor, Origin
 from convene_keys.db.session import db, transaction
 from convene_keys.errors import TooMany
 from convene_keys.models import AuditEvent, Member
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock, new_browser
 from tests.databases import PEPPER, SECRET_KEY
 from tests.web.test_auth import both_at_once
@@ -28,9 +28,9 @@ DEAD = "This link was withdrawn, used already or is too old. Please ask for a ne
 
 
 @pytest.fixture
-def maya(client: Browser, hands: Clock) -> Member:
+def maya(client: Browser, fake_clock: Clock) -> Member:
     """An admin, signed in just now."""
-    maya = make.member(make.organization(), "admin", "Maya")
+    maya = factories.member(factories.organization(), "admin", "Maya")
     client.sign_in(maya)
     return maya
 
@@ -38,7 +38,7 @@ def maya(client: Browser, hands: Clock) -> Member:
 @pytest.fixture
 def zoe(maya: Member) -> Member:
     """Another admin of Maya's organization, with a browser of her own: see `as_zoe`."""
-    return make.member(maya.organization, "admin", "Zoe")
+    return factories.member(maya.organization, "admin", "Zoe")
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def as_zoe(client: Browser, zoe: Member) -> Browser:
 def noor(maya: Member) -> Member:
     """A market manager of Maya's organization, who has a password."""
     hashed = passwords.hash_password(PASSWORD, [PEPPER])
-    return make.member(maya.organization, "manager", "Noor", password_hash=hashed)
+    return factories.member(maya.organization, "manager", "Noor", password_hash=hashed)
 
 
 def made(browser: Browser, member: Member) -> str:
@@ -140,7 +140,7 @@ def test_a_link_for_somebody_who_was_disabled_is_not_revived(client, maya, noor)
 
 def test_a_link_ends_with_a_new_password(client, maya, noor):
     link = made(client, noor)
-    session, _ = make.session(noor)
+    session, _ = factories.session(noor)
     actor = Actor.of_member(noor, Origin())
     sign_in.change_password(actor, noor, session.id, "amber cello thicket pond", [PEPPER])
 
@@ -170,7 +170,7 @@ def test_only_admins_of_the_organization_see_and_withdraw(client, maya, noor):
     link = made(client, noor)
     path = re.search(r"/admin/team/links/\d+/withdraw", client.get("/admin/team").text)[0]
     stranger, manager = new_browser(client.application), new_browser(client.application)
-    stranger.sign_in(make.member(make.organization()))
+    stranger.sign_in(factories.member(factories.organization()))
     manager.sign_in(noor)
 
     for browser, status in ((stranger, 404), (manager, 403)):
@@ -200,11 +200,11 @@ def test_the_secret_key_alone_forges_no_link(client, maya):
     assert not opens(client, f"/welcome?code={code}")
 
 
-def test_unknown_used_withdrawn_and_ended_links_answer_alike(client, maya, noor, hands):
+def test_unknown_used_withdrawn_and_ended_links_answer_alike(client, maya, noor, fake_clock):
     replaced, used = made(client, noor), made(client, noor)
     new_browser(client.application).post(used, data={"password": PASSWORD})
     ended = made(client, noor)
-    hands.advance(hours=72)
+    fake_clock.advance(hours=72)
     answers = [
         re.sub(r"<span class=\"mono\">\w+", "", new_browser(client.application).get(link).text)
         for link in (used, replaced, ended, "/welcome?code=unknown", "/welcome")
@@ -240,9 +240,9 @@ def add(browser: FlaskClient, number: int) -> int:
     return browser.post("/admin/team", data=form).status_code
 
 
-def test_an_organization_adds_twenty_members_an_hour(client, maya, noor, hands):
+def test_an_organization_adds_twenty_members_an_hour(client, maya, noor, fake_clock):
     assert [add(client, number) for number in range(18)] == [200] * 18
-    hands.advance(minutes=10)
+    fake_clock.advance(minutes=10)
     assert [client.post(f"/admin/team/{noor.id}/link").status_code for _ in range(2)] == [200] * 2
 
     for path in ("/admin/team", f"/admin/team/{noor.id}/link"):
@@ -254,11 +254,11 @@ def test_an_organization_adds_twenty_members_an_hour(client, maya, noor, hands):
     assert db.session.query(Member).count() == 20
 
     elsewhere = new_browser(client.application)
-    elsewhere.sign_in(make.member(make.organization()))
+    elsewhere.sign_in(factories.member(factories.organization()))
     assert add(elsewhere, 98) == 200
     of = Actor.system(maya.organization_id)
     assert members.invitation(of, noor.id), "whoever hosts this can always let somebody in"
-    hands.advance(minutes=50)
+    fake_clock.advance(minutes=50)
     actor = Actor.of_member(maya, Origin())
     for _ in range(18):
         members.invitation(actor, noor.id)

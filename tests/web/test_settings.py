@@ -9,7 +9,7 @@ from convene_keys.accounts import passwords
 from convene_keys.audit.user_agents import device
 from convene_keys.db.session import db
 from convene_keys.models import AuditEvent, Mail, Member, Organization
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock, new_browser
 from tests.databases import PEPPER, environ
 
@@ -32,7 +32,7 @@ BILLING = {
 
 def member_with_password(role: str = "admin") -> Member:
     hashed = passwords.hash_password(PASSWORD, [PEPPER])
-    return make.member(make.organization(), role, "Maya", password_hash=hashed)
+    return factories.member(factories.organization(), role, "Maya", password_hash=hashed)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_pages_say_where_mail_comes_from_and_what_is_lost(sqlite_url):
         assert "It comes from keys@example.org." in page
         assert "Mail is off" not in page
         assert "delivered" not in page
-        for of in (maya.organization_id, make.organization().id):
+        for of in (maya.organization_id, factories.organization().id):
             lost = Mail(organization_id=of, kind="test", recipient="a@example.org", subject="a")
             lost.text, lost.html, lost.given_up_at = "a", "a", clock.now()
             db.session.add(lost)
@@ -161,7 +161,7 @@ def test_organization_marks_what_is_wrong_and_keeps_the_rest(client, maya, field
 
 
 def test_a_draft_organizations_keys_are_refused(client, maya):
-    _, secret = make.api_key(maya.organization, creator=maya)
+    _, secret = factories.api_key(maya.organization, creator=maya)
     headers = {"Authorization": f"Bearer {secret}"}
     assert client.get("/api/v1/admin/me", headers=headers).status_code == 200
 
@@ -242,7 +242,7 @@ def test_organization_and_billing_are_for_admins(client, role):
 
 
 def test_settings_reach_ones_own_organization_alone(client, maya):
-    other = make.organization("Hill Markets", billing_email="hill@example.org")
+    other = factories.organization("Hill Markets", billing_email="hill@example.org")
 
     assert "hill@example.org" not in client.get("/admin/settings/billing").text
     client.post("/admin/settings/billing", data=BILLING)
@@ -352,7 +352,7 @@ def test_password_change_marks_what_is_wrong(app, client, maya, current, new, fi
     assert ("member.password_changed", {}) not in events()
 
 
-def test_password_change_is_slowed_down_like_sign_in(client, maya, hands: Clock):
+def test_password_change_is_slowed_down_like_sign_in(client, maya, fake_clock: Clock):
     form = {"current_password": "not the password at all", "new_password": NEW_PASSWORD}
     for _ in range(10):
         assert client.post("/admin/settings/account/password", data=form).status_code == 422
@@ -363,9 +363,9 @@ def test_password_change_is_slowed_down_like_sign_in(client, maya, hands: Clock)
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "900")
 
 
-def test_account_lists_ones_own_living_sessions(app, client, maya, hands: Clock):
+def test_account_lists_ones_own_living_sessions(app, client, maya, fake_clock: Clock):
     phone = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) Version/17.0 Safari/604.1"
-    seen = hands.moment.replace(hour=11, minute=45)
+    seen = fake_clock.moment.replace(hour=11, minute=45)
     for values in (
         {"user_agent": phone, "ip": "192.0.2.7", "last_seen_at": seen},
         {"user_agent": "Mozilla/5.0 (X11; Linux) Firefox/120", "ended_at": seen},
@@ -374,10 +374,10 @@ def test_account_lists_ones_own_living_sessions(app, client, maya, hands: Clock)
             "last_seen_at": seen.replace(hour=1),
         },
     ):
-        begun, _ = make.session(maya)
+        begun, _ = factories.session(maya)
         for name, value in values.items():
             setattr(begun, name, value)
-    stranger, _ = make.session(make.member(maya.organization))
+    stranger, _ = factories.session(factories.member(maya.organization))
     stranger.user_agent = "Mozilla/5.0 (Android) Firefox/120"
     db.session.commit()
 
@@ -393,7 +393,7 @@ def test_account_lists_ones_own_living_sessions(app, client, maya, hands: Clock)
 def test_signing_out_everywhere_else_keeps_this_session(app, client, maya):
     other, stranger = new_browser(app), new_browser(app)
     other.sign_in(maya)
-    stranger.sign_in(make.member(maya.organization))
+    stranger.sign_in(factories.member(maya.organization))
     assert "Sign out everywhere else" in client.get("/admin/settings/account").text
 
     answer = client.post("/admin/settings/account/sessions")

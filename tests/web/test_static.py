@@ -7,7 +7,7 @@ import pytest
 from flask import Flask
 
 from convene_keys.web import static
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser
 from tests.servers import ROOT
 
@@ -69,7 +69,7 @@ def test_only_files_of_the_folder_are_served(client: Browser) -> None:
 
 
 def test_no_page_is_compressed(client: Browser) -> None:
-    client.sign_in(make.member(make.organization()))
+    client.sign_in(factories.member(factories.organization()))
     for path in ("/login", "/admin/api_keys", "/api/v1/admin/me", "/nothing"):
         answer = client.get(path, headers={"Accept-Encoding": "gzip, br"})
         assert "Content-Encoding" not in answer.headers, path

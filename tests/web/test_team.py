@@ -8,7 +8,7 @@ from convene_keys import clock
 from convene_keys.accounts import passwords
 from convene_keys.db.session import db
 from convene_keys.models import AuditEvent, Member, SignInSession
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, Clock, new_browser
 from tests.databases import PEPPER
 
@@ -20,10 +20,10 @@ POSTS = ("", "/disable", "/enable", "/link")
 
 
 @pytest.fixture
-def maya(client: Browser, hands: Clock) -> Member:
+def maya(client: Browser, fake_clock: Clock) -> Member:
     """An admin, signed in just now, whose password is PASSWORD."""
     hashed = passwords.hash_password(PASSWORD, [PEPPER])
-    maya = make.member(make.organization(), "admin", "Maya", password_hash=hashed)
+    maya = factories.member(factories.organization(), "admin", "Maya", password_hash=hashed)
     client.sign_in(maya)
     return maya
 
@@ -31,7 +31,7 @@ def maya(client: Browser, hands: Clock) -> Member:
 @pytest.fixture
 def noor(maya: Member) -> Member:
     """A market manager of Maya's organization."""
-    return make.member(maya.organization, "manager", "Noor")
+    return factories.member(maya.organization, "manager", "Noor")
 
 
 def events() -> list[AuditEvent]:
@@ -54,8 +54,8 @@ def state_of(member: Member) -> tuple[str, str, bool]:
 
 
 def test_list_shows_the_organization_alone(client, maya, noor):
-    make.member(maya.organization, "viewer", "Ida", disabled_at=clock.now())
-    make.member(make.organization(), "admin", "Stranger")
+    factories.member(maya.organization, "viewer", "Ida", disabled_at=clock.now())
+    factories.member(factories.organization(), "admin", "Stranger")
 
     page = client.get("/admin/team").text
 
@@ -73,7 +73,7 @@ def test_list_shows_the_organization_alone(client, maya, noor):
 @pytest.mark.parametrize("role", ["manager", "viewer"])
 def test_only_an_admin_changes_the_team(client, maya, noor, role):
     browser = new_browser(client.application)
-    browser.sign_in(make.member(maya.organization, role, "Ida"))
+    browser.sign_in(factories.member(maya.organization, role, "Ida"))
 
     page = browser.get("/admin/team")
     assert page.status_code == 200
@@ -93,7 +93,7 @@ def test_only_an_admin_changes_the_team(client, maya, noor, role):
 
 @pytest.mark.parametrize("path", POSTS)
 def test_another_organizations_member_is_not_there(client, maya, path):
-    stranger = make.member(make.organization(), "manager", "Stranger")
+    stranger = factories.member(factories.organization(), "manager", "Stranger")
 
     for number in (stranger.id, stranger.id + 1, 0, 2**63 - 1, 2**63, 10**40):
         for answer in (
@@ -108,8 +108,8 @@ def test_another_organizations_member_is_not_there(client, maya, path):
 
 @pytest.mark.parametrize("path", POSTS)
 def test_stale_forms_change_nothing(strict_client, path):
-    maya = make.member(make.organization(), "admin", "Maya")
-    noor = make.member(maya.organization, "manager", "Noor")
+    maya = factories.member(factories.organization(), "admin", "Maya")
+    noor = factories.member(maya.organization, "manager", "Noor")
     strict_client.sign_in(maya)
     form = {"name": "X", "role": "viewer", "csrf_token": "stale"}
 
@@ -185,7 +185,7 @@ def test_add_marks_what_is_wrong_and_keeps_what_was_typed(client, maya, field, v
 
 
 def test_add_refuses_somebody_of_another_organization(client, maya):
-    make.member(make.organization(), "admin", "Noor", email="noor@example.org")
+    factories.member(factories.organization(), "admin", "Noor", email="noor@example.org")
 
     answer = client.post("/admin/team", data=NEW)
 
@@ -260,7 +260,7 @@ def test_nobody_changes_their_own_role(client, maya):
 
 
 def test_edit_page_names_the_keys_that_a_viewer_would_lose(client, maya, noor):
-    make.api_key(maya.organization, "Claude on Noor’s laptop", creator=noor)
+    factories.api_key(maya.organization, "Claude on Noor’s laptop", creator=noor)
 
     assert "Claude on Noor’s laptop" in client.get(f"/admin/team/{noor.id}").text
     noor.role = "viewer"
@@ -273,10 +273,10 @@ def test_edit_page_names_the_keys_that_a_viewer_would_lose(client, maya, noor):
 
 def test_disable_names_the_keys_that_stop(client, maya, noor):
     of, now = maya.organization, clock.now()
-    make.api_key(of, "Claude on laptop", creator=noor)
-    make.api_key(of, "Revoked one", creator=noor, revoked_at=now, released_at=now)
-    make.api_key(of, "Expired one", creator=noor, expires_at=now)
-    make.api_key(of, "Maya’s own", creator=maya)
+    factories.api_key(of, "Claude on laptop", creator=noor)
+    factories.api_key(of, "Revoked one", creator=noor, revoked_at=now, released_at=now)
+    factories.api_key(of, "Expired one", creator=noor, expires_at=now)
+    factories.api_key(of, "Maya’s own", creator=maya)
 
     page = client.get(f"/admin/team/{noor.id}/disable")
 
@@ -287,7 +287,7 @@ def test_disable_names_the_keys_that_stop(client, maya, noor):
 
 
 def test_disable_ends_sessions_and_keys_at_once_and_enable_undoes_it(client, maya, noor):
-    _, secret = make.api_key(maya.organization, creator=noor)
+    _, secret = factories.api_key(maya.organization, creator=noor)
     browser = new_browser(client.application)
     browser.sign_in(noor)
 
@@ -384,10 +384,10 @@ def change_of_each_kind(noor: Member) -> list[tuple[str, dict[str, str]]]:
 
 
 @pytest.fixture
-def later(hands: Clock, maya: Member) -> Clock:
+def later(fake_clock: Clock, maya: Member) -> Clock:
     """Half an hour after Maya signed in."""
-    hands.advance(minutes=30)
-    return hands
+    fake_clock.advance(minutes=30)
+    return fake_clock
 
 
 def test_every_change_asks_for_the_password_when_the_sign_in_is_old(client, maya, noor, later):

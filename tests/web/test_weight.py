@@ -12,7 +12,7 @@ from convene_keys import create_app
 from convene_keys.db.session import db
 from convene_keys.keys import queries as key_queries
 from convene_keys.models import Member
-from tests import factories as make
+from tests import factories
 from tests.conftest import Browser, new_browser
 from tests.databases import environ
 from tests.servers import Server
@@ -33,10 +33,10 @@ def full(sqlite_url: str) -> Iterator[tuple[Browser, str]]:
     app = create_app(environ(sqlite_url, BASE_URL="http://localhost"))
     app.config["WTF_CSRF_ENABLED"] = False
     with app.app_context():
-        organization = make.organization()
-        maya = make.member(organization)
-        make.market_data(organization)
-        make.bookings(organization, range(4, 300))
+        organization = factories.organization()
+        maya = factories.member(organization)
+        factories.market_data(organization)
+        factories.bookings(organization, range(4, 300))
         maya_id = maya.id
         db.session.remove()
         db.engine.dispose()  # nobody else may use it meanwhile
