@@ -33,7 +33,8 @@ def free_port() -> int:
 class Server:
     """gunicorn with the product's own configuration, on a port of its own."""
 
-    def __init__(self, database_url: str, log: Path, **settings: str) -> None:
+    def __init__(self, database_url: str, log: Path, *, workers: int = 2, **settings: str) -> None:
+        self._number = workers
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
@@ -49,7 +50,7 @@ class Server:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py"),
-                    *("--bind", f"127.0.0.1:{self.port}", "wsgi:app"),
+                    *("--bind", f"127.0.0.1:{self.port}", f"--workers={self._number}", "wsgi:app"),
                 ],
                 cwd=ROOT,
                 env=self._environ,

@@ -93,7 +93,7 @@ def assert_whole(request: pytest.FixtureRequest, database_url: str) -> Callable[
     return check
 
 
-@pytest.mark.parametrize("crashes", [3, pytest.param(50, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("crashes", [2, pytest.param(50, marks=pytest.mark.soak)])
 def test_a_server_that_is_killed_under_load_leaves_nothing_half_done(
     app: Flask, database_url: str, tmp_path: Path, crashes: int, assert_whole: Callable[[], None]
 ) -> None:
@@ -186,7 +186,7 @@ class Commands(threading.Thread):
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("seconds", [3, pytest.param(120, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("seconds", [2, pytest.param(120, marks=pytest.mark.soak)])
 def test_sqlite_is_never_locked_to_eight_writers_and_a_command(
     app: Flask, database_url: str, tmp_path: Path, seconds: int
 ) -> None:

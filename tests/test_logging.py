@@ -96,7 +96,7 @@ def test_control_characters_are_escaped_and_what_follows_is_indented(
 def test_access_log_of_a_real_server_has_one_plain_line_a_request(
     sqlite_url: str, tmp_path: Path
 ) -> None:
-    with Server(sqlite_url, tmp_path / "server.log") as server:
+    with Server(sqlite_url, tmp_path / "server.log", workers=1) as server:
         for agent in (b"plain", b'forged" 200 \xc2\x9b\xe2\x80\xae'):
             with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
                 path = b"/%1b%5b2J%0d%0aforged%c2%9b%e2%80%ae%7f"

@@ -45,7 +45,7 @@ def front(
         keys = stack.enter_context(KeyServer(reporter))
         settings = {"TRUSTED_PROXIES": "1", "LEAK_REPORT_KEYS_URL": keys.url}
         url = f"sqlite:///{folder}/test.db"
-        server = stack.enter_context(Server(url, folder / "server.log", **settings))
+        server = stack.enter_context(Server(url, folder / "server.log", workers=1, **settings))
         yield stack.enter_context(Front(folder / "nginx", certificate[0], server.port))
 
 

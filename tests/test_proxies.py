@@ -48,7 +48,7 @@ def house(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     settings = {"TRUSTED_PROXIES": "1", "KEY_RATE_LIMIT": f"{LIMIT}/minute"}
     app = create_app(environ(url))
     with ExitStack() as stack:
-        server = stack.enter_context(Server(url, folder / "server.log", **settings))
+        server = stack.enter_context(Server(url, folder / "server.log", workers=1, **settings))
         site = stack.enter_context(Site())
         proxies = {
             name: stack.enter_context(kind(folder / name, site.port, server.port))

@@ -34,7 +34,7 @@ from convene_keys.operations.table import OPERATIONS, ROOT, Operation
 from convene_keys.web.forms import Form
 from tests import factories
 from tests.conftest import Browser, new_browser
-from tests.databases import PEPPER, SECRET_KEY, environ
+from tests.databases import PEPPER, SECRET_KEY, environ, hasten
 
 BAR, ROUGH_BAR = 0.005, 0.05  # seconds
 SETTING_A_PASSWORD = 0.02  # on top, for judging how strong it is; bcrypt comes on top of that
@@ -311,6 +311,7 @@ def bar(request: pytest.FixtureRequest) -> float:
 def site(request: pytest.FixtureRequest, sqlite_url: str, bar: float) -> Iterator[Site]:
     app = create_app(environ(sqlite_url, KEY_RATE_LIMIT="9999999/minute"))
     with app.app_context():
+        hasten(db.engine)
         yield Site(app, request.param, bar)
         db.session.remove()
         db.engine.dispose()

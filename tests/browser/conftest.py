@@ -1,8 +1,11 @@
 """Real Chromium in front of a real server; whatever the console or the policy says fails a test."""
 
+import itertools
 import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from convene_keys.accounts import organizations
 from tests.browser.season import Season, season
-from tests.databases import PEPPER, SECRET_KEY
+from tests.databases import PEPPER, SECRET_KEY, EmptiedSQLite
 from tests.servers import Server
 
 ARGUMENTS = [
@@ -37,11 +40,38 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+_keys = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def shared_server(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[EmptiedSQLite, Server]]:
+    """The product for one test after the other, since starting it takes as long as many of them."""
+    folder = tmp_path_factory.mktemp("server")
+    with (
+        closing(EmptiedSQLite(folder / "test.db", sqlite_template)) as database,
+        Server(database.url, folder / "server.log", workers=1) as server,
+    ):
+        yield database, server
+
+
 @pytest.fixture
-def server(sqlite_url: str, tmp_path: Path) -> Iterator[Server]:
-    """The product on an empty database."""
-    with Server(sqlite_url, tmp_path / "server.log") as server:
-        yield server
+def server(shared_server: tuple[EmptiedSQLite, Server]) -> Server:
+    """The product on an empty database; not for what changes more of it than rows."""
+    database, server = shared_server
+    database.empty()
+    # Keys that no earlier test had: the server remembers some of a key by its number.
+    first = next(_keys) * 1_000
+    with closing(sqlite3.connect(database.url.removeprefix("sqlite:///"))) as file, file:
+        file.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('api_key', ?)", (first,))
+    return server
+
+
+@pytest.fixture
+def server_database(shared_server: tuple[EmptiedSQLite, Server], server: Server) -> str:
+    """The address of the server's database."""
+    return shared_server[0].url
 
 
 @pytest.fixture
@@ -166,5 +196,5 @@ def seeded_site(
     shutil.copy(sqlite_template, folder / "season.db")
     url = f"sqlite:///{folder}/season.db"
     made = season(url)
-    with Server(url, folder / "server.log") as server:
+    with Server(url, folder / "server.log", workers=1) as server:
         yield SeededSite(server, made, {})

@@ -11,7 +11,7 @@ from tests.servers import Server
 def test_a_page_says_that_the_server_is_gone_and_tries_again(
     chromium: Browser, sqlite_url: str, tmp_path: Path
 ) -> None:
-    with Server(sqlite_url, tmp_path / "log") as server:
+    with Server(sqlite_url, tmp_path / "log", workers=1) as server:
         page = chromium.new_page(base_url=server.url)
         set_up(page)
         page.goto("/admin/api_keys/new")

@@ -17,9 +17,9 @@ NAME = "Claude on Maya’s laptop"
 
 
 @pytest.fixture
-def maya(sqlite_url: str, server: Server) -> None:
+def maya(server_database: str) -> None:
     """An organization and its admin, who has a password."""
-    app = create_app(environ(sqlite_url))
+    app = create_app(environ(server_database))
     made = app.test_cli_runner().invoke(
         args=[
             *("organization", "create", "--name", "Riverside Market", "--admin-name", "Maya"),

@@ -26,9 +26,9 @@ class Incident:
 
 
 @pytest.fixture
-def incident(sqlite_url: str, server: Server) -> Incident:
+def incident(server_database: str, server: Server) -> Incident:
     """A stranger approved three bookings with a key; the last of them was paid since."""
-    app = create_app(environ(sqlite_url))
+    app = create_app(environ(server_database))
     with app.app_context():
         organization = factories.organization()
         factories.market_data(organization)

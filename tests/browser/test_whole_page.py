@@ -20,8 +20,8 @@ from tests.servers import Server
 
 
 @pytest.fixture
-def app(sqlite_url: str) -> Flask:
-    return create_app(environ(sqlite_url))
+def app(server_database: str) -> Flask:
+    return create_app(environ(server_database))
 
 
 @pytest.fixture

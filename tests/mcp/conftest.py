@@ -74,7 +74,7 @@ def served(
     folder = tmp_path_factory.mktemp("mcp")
     shutil.copy(sqlite_template, folder / "served.db")
     url = f"sqlite:///{folder}/served.db"
-    with Server(url, folder / "server.log") as server:
+    with Server(url, folder / "server.log", workers=1) as server:
         app = create_app(environ(url))
         with app.app_context():  # the tests wait their turn among the server's writers
             db.engine.update_execution_options(sqlite_begin="IMMEDIATE")

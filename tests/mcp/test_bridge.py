@@ -513,7 +513,7 @@ def test_answer_is_passed_on_as_it_came(stack: ExitStack, unpacked: Path) -> Non
 
 
 def test_too_many_calls(sqlite_url: str, tmp_path: Path) -> None:
-    with Server(sqlite_url, tmp_path / "server.log", KEY_RATE_LIMIT="1/day") as server:
+    with Server(sqlite_url, tmp_path / "server.log", workers=1, KEY_RATE_LIMIT="1/day") as server:
         from convene_keys import create_app
 
         app = create_app(environ(sqlite_url))

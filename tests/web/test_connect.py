@@ -222,7 +222,7 @@ def served(
     folder = tmp_path_factory.mktemp("connect")
     database = folder / "served.db"
     database.write_bytes(sqlite_template.read_bytes())
-    with Server(f"sqlite:///{database}", folder / "log") as server:
+    with Server(f"sqlite:///{database}", folder / "log", workers=1) as server:
         yield create_app(environ(f"sqlite:///{database}", BASE_URL=server.url)), server
 
 

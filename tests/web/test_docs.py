@@ -106,7 +106,7 @@ def test_python_works_as_it_stands(app: Flask, database_url: str, tmp_path: Path
     sample.make(Actor.system(organization.id), NOON.date())
     _, secret = factories.api_key(organization, creator=factories.member(organization))
     db.session.remove()
-    with Server(database_url, tmp_path / "log") as server:
+    with Server(database_url, tmp_path / "log", workers=1) as server:
         there = create_app(environ(database_url, BASE_URL=server.url))
         text = new_browser(there).get(PAGE).text
         start, paging = (

@@ -110,7 +110,7 @@ def test_a_first_visit_of_the_key_list_is_light(full: tuple[Browser, str], tmp_p
     browser, database_url = full
     cookie = browser.get_cookie("convene")
     assert cookie
-    with Server(database_url, tmp_path / "log") as server:
+    with Server(database_url, tmp_path / "log", workers=1) as server:
         sign_in = f"convene={cookie.value}"
         weight, text = fetch(server, "/admin/api_keys", sign_in)
         assert text.count('<tr id="key-') == key_queries.PAGE_SIZE
