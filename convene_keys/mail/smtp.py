@@ -32,7 +32,8 @@ def send(mail: Mail, settings: Settings) -> None:
     """Hand `mail` over.
 
     Raises `Unanswered`, or where it was not taken `smtplib.SMTPException`, `OSError`, or
-    `ValueError` for an address that can't be written to. Its Message-ID is the same in every try, so that a second copy can be told to be one.
+    `ValueError` for an address that can't be written to. Its Message-ID is the same in every try,
+    so that a second copy can be told to be one.
     """
     message = _message(mail, settings)
     with closing(_connect(settings, TIMEOUT)) as connection:
