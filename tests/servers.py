@@ -320,7 +320,11 @@ class Load:
     def _call_on(self, connection: http.client.HTTPConnection) -> None:
         headers = {"Authorization": f"Bearer {self._token}"}
         while not self._over.is_set():
-            method, path = next(self._calls)
+            call = next(self._calls, None)
+            if call is None:  # all of them were made
+                self._over.wait()
+                return
+            method, path = call
             connection.request(method, f"/api/v1/admin/{path}", headers=headers)
             answer = connection.getresponse()
             answer.read()
