@@ -206,10 +206,19 @@ class Visitor:
         """An answer that is still to be read."""
         return self._ask("GET", path)
 
-    def sign_in(self) -> None:
+    @property
+    def cookies(self) -> str:
+        """All of them, as the header carries them."""
+        return self._headers.get("Cookie", "")
+
+    def csrf_token(self) -> str:
+        """What the form to sign in needs, from whoever has the cookies."""
         found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', self.get("/login"))
         assert found is not None  # noqa: S101
-        form = {"csrf_token": found[1], "email": EMAIL, "password": PASSWORD}
+        return found[1]
+
+    def sign_in(self) -> None:
+        form = {"csrf_token": self.csrf_token(), "email": EMAIL, "password": PASSWORD}
         self._ask("POST", "/login", urlencode(form)).read()
 
     def _ask(self, method: str, path: str, body: str | None = None) -> http.client.HTTPResponse:
