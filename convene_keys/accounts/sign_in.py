@@ -43,9 +43,10 @@ def sign_in(email: str, password: str, origin: Origin, peppers: Sequence[str]) -
         return _is_known(db.session(), email_folded, origin.network)
 
     # Before anything is locked or written, since a flood comes this far.
-    _check_tries(db.session(), digest(email_folded), origin.network, known)
+    email_digest = digest(email_folded)
+    _check_tries(db.session(), email_digest, origin.network, known)
     with transaction() as session:
-        _count(session, digest(email_folded), origin.network, known)
+        _count(session, email_digest, origin.network, known)
         stored = session.scalar(
             select(Member.password_hash).where(Member.email_folded == email_folded)
         )

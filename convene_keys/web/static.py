@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+from collections.abc import Mapping
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -16,18 +17,21 @@ PACKED = (".css", ".js", ".svg")
 
 
 def init_app(app: Flask) -> None:
-    # A global, since imported macros see nothing else; looked up, since each icon needs one.
-    app.jinja_env.globals["assets"] = _addresses(app)
     folder, plain = Path(app.static_folder or ""), app.view_functions["static"]
-    names = {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix in PACKED
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
+    packable = {name for name, path in files.items() if path.suffix in PACKED}
+    # A global, since imported macros see nothing else; looked up, since each icon needs one.
+    app.jinja_env.globals["assets"] = _addresses(f"{app.static_url_path}/", files)
 
     @access(Access.OPEN)
     def static(filename: str) -> Response:
-        packed = filename in names and request.accept_encodings["gzip"] > 0
+        packed = filename in packable and request.accept_encodings["gzip"] > 0
         response = _send(folder / filename) if packed else make_response(plain(filename=filename))
-        if filename in names:
+        if filename in packable:
             response.vary.add("Accept-Encoding")
         response.cache_control.immutable = True  # addresses carry the files' version
         return response
@@ -35,24 +39,17 @@ def init_app(app: Flask) -> None:
     app.view_functions["static"] = static
 
 
-def _addresses(app: Flask) -> dict[str, str]:
+def _addresses(prefix: str, files: Mapping[str, Path]) -> dict[str, str]:
     """The address of each file by its name in the folder.
 
     One at the top carries a version, which changes whenever any file does: browsers may keep it for
     a year. Those of others, in folders, have it in their names.
     """
-    folder, digest = Path(app.static_folder or ""), hashlib.sha256()
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in files:
+    digest = hashlib.sha256()
+    for path in files.values():
         digest.update(path.read_bytes())
-    version = digest.hexdigest()[:10]
-    return {
-        path.relative_to(folder).as_posix(): (
-            f"{app.static_url_path}/{path.relative_to(folder).as_posix()}"
-            + (f"?v={version}" if path.parent == folder else "")
-        )
-        for path in files
-    }
+    version = f"?v={digest.hexdigest()[:10]}"
+    return {name: prefix + name + ("" if "/" in name else version) for name in files}
 
 
 def _send(path: Path) -> Response:
