@@ -3,6 +3,8 @@
 .PHONY: help install run demo test test-quick soak deploytest lint conformance bench lighthouse screenshots reference
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
+# Compiled once, not at each start, whatever the shell around it asks for.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 FLASK := $(BIN)/flask --app wsgi
@@ -19,11 +21,14 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	"$$python" -c '$(NEW_ENOUGH)' 2>/dev/null && { echo "$$python"; break; }; done)
 # What the tests need besides Python; installed only as root, or where sudo asks for no password.
 TEST_PACKAGES := chromium redis-server nodejs nginx caddy
+# Chromium without a window, which the tests take where there is a package of it.
+FASTER_CHROMIUM := chromium-headless-shell
 HAS_TEST_PACKAGES := PATH="$$PATH:/usr/sbin"; command -v chromium && command -v redis-server && \
 	command -v nginx && command -v caddy && \
 	node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)'
 INSTALL_TEST_PACKAGES := sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
-	$$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y $(TEST_PACKAGES)
+	$$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y $(TEST_PACKAGES) && \
+	{ $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y $(FASTER_CHROMIUM) || true; }
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

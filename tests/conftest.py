@@ -85,20 +85,27 @@ SLOW = {
     "test_worst_input",
     "test_migrations",
 }
+SERVERS = {"redis", "served"}  # fixtures
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave what `pages` marks to SQLite in each run, and to both databases in `make soak`.
 
-    What starts servers or browsers is slow: `make test-quick` leaves it out.
+    What starts servers or browsers is slow: `make test-quick` leaves it out. Coverage is counted
+    on SQLite alone, and not where a browser asks another process: counting takes half as long
+    again as the test.
     """
     for item in items:
-        if "browser" in item.path.parts or item.path.stem in SLOW:
+        browser = "browser" in item.path.parts
+        if browser or item.path.stem in SLOW or SERVERS.intersection(item.fixturenames):
             item.add_marker(pytest.mark.slow)
         given = getattr(item, "callspec", None)
-        if given and item.get_closest_marker("pages") and "postgresql" in given.params.values():
+        postgresql = given is not None and "postgresql" in given.params.values()
+        if postgresql and item.get_closest_marker("pages"):
             item.add_marker(pytest.mark.soak)
+        if browser or postgresql:
+            item.add_marker(pytest.mark.no_cover)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from convene_keys import create_app
 from convene_keys.db.session import db
 from tests.databases import environ
@@ -22,6 +24,7 @@ def test_a_new_sqlite_database_is_its_owners_alone(tmp_path: Path) -> None:
     assert {file.stat().st_mode & 0o077 for file in path.parent.iterdir()} == {0}
 
 
+@pytest.mark.slow
 def test_a_server_loads_neither_commands_nor_migrations(tmp_path: Path) -> None:
     code = "import sys, wsgi; print(sorted({'alembic', 'zxcvbn', 'psycopg'} & set(sys.modules)))"
     loaded = subprocess.run(

@@ -253,6 +253,7 @@ def test_key_that_runs_wild_waits_for_no_writer_and_holds_none_up(
         assert pool.submit(refused).result(timeout=5) == 429
 
 
+@pytest.mark.slow
 def test_two_processes_without_redis_record_one_event_a_minute(
     call: Call, key: tuple[ApiKey, str], app: Flask, database_url: str
 ) -> None:
@@ -339,6 +340,7 @@ def test_tries_at_the_same_moment_are_written_once_and_all_counted(
     assert _tries(key[0])[0] == 24
 
 
+@pytest.mark.slow
 def test_tries_are_written_when_a_worker_stops(
     key: tuple[ApiKey, str], database_url: str, tmp_path: Path
 ) -> None:

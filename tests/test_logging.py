@@ -93,6 +93,7 @@ def test_control_characters_are_escaped_and_what_follows_is_indented(
     assert len(lines) > 4
 
 
+@pytest.mark.slow
 def test_access_log_of_a_real_server_has_one_plain_line_a_request(
     sqlite_url: str, tmp_path: Path
 ) -> None:

@@ -707,6 +707,7 @@ def flask(database_url: str, *args: str, **settings: str) -> subprocess.Complete
     )
 
 
+@pytest.mark.slow
 def test_a_real_process_sets_up_makes_a_key_and_exports(database_url: str) -> None:
     made = flask(database_url, *NEW_ORGANIZATION)
     assert (made.returncode, made.stderr) == (0, "")
@@ -722,6 +723,7 @@ def test_a_real_process_sets_up_makes_a_key_and_exports(database_url: str) -> No
     assert key.stdout.strip() not in log.stdout
 
 
+@pytest.mark.slow
 def test_a_real_process_fails_with_one_line(sqlite_url: str) -> None:
     for args, settings in (
         (("keys", "revoke", "99"), {}),
