@@ -6,7 +6,6 @@ escaped, and what follows a line that is ours, such as a traceback, is indented.
 
 import logging
 import logging.config
-from typing import Any
 
 from convene_keys.text import redact
 
@@ -28,11 +27,11 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _logger(handler: str) -> dict[str, Any]:
+def _logger(handler: str) -> dict[str, object]:
     return {"level": "INFO", "handlers": [handler], "propagate": False}
 
 
-CONFIG: dict[str, Any] = {
+CONFIG: dict[str, object] = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {

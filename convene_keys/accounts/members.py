@@ -177,7 +177,7 @@ def choose_mail(actor: Actor, *, weekly_digest: bool) -> None:
     _change_self(actor, Action.MEMBER_MAIL_CHANGED, {"weekly_digest": weekly_digest})
 
 
-def _change_self(actor: Actor, action: Action, changes: Mapping[str, Any]) -> None:
+def _change_self(actor: Actor, action: Action, changes: Mapping[str, object]) -> None:
     with acting(actor, Role.VIEWER) as session:
         member = get(session, actor.organization_id, actor.member_id or 0)
         changed = apply_changes(member, changes)

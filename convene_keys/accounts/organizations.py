@@ -4,7 +4,6 @@ import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
 from zoneinfo import available_timezones
 
 from sqlalchemy import select
@@ -119,7 +118,7 @@ def change_organization(
         raise Invalid([FieldError("rotate_months", message)])
     if timezone not in zones():
         raise Invalid([FieldError("timezone", "Please choose a time zone from the list.")])
-    changes: dict[str, Any] = {"name": name, "timezone": timezone, "status": status}
+    changes: dict[str, object] = {"name": name, "timezone": timezone, "status": status}
     changes |= {"key_makers": key_makers, "rotate_months": rotate_months}
     _change_organization(actor, Action.SETTINGS_ORGANIZATION_CHANGED, changes)
 
@@ -154,7 +153,7 @@ def zones() -> tuple[str, ...]:
     )
 
 
-def _change_organization(actor: Actor, action: Action, changes: Mapping[str, Any]) -> None:
+def _change_organization(actor: Actor, action: Action, changes: Mapping[str, object]) -> None:
     with acting(actor, Role.ADMIN) as session:
         lock = {"key_share": True}  # events and keys may point to it meanwhile
         organization = session.get_one(Organization, actor.organization_id, with_for_update=lock)

@@ -41,8 +41,8 @@ BATCH_MAX = 5_000  # events of all organizations together
 PATIENCE = "2s"
 
 # What the database holds, as it is: no value is read in a way that could fail or forgive.
-StoredRow = Row[Any]
-StoredRows = CursorResult[Any]
+StoredRow = Row[object]
+StoredRows = CursorResult[object]
 
 NO_SIGNATURE = bytes(32)
 _PLAIN = (str, int, type(None))

@@ -8,7 +8,7 @@ and a rule here.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import func, select
@@ -92,8 +92,9 @@ def findings(session: Session, organization_id: int) -> Sequence[Finding]:
 def run(session: Session, organization_id: int) -> CheckUp:
     """Check everything as it is now, in a handful of statements however many keys there are."""
     now, organization = clock.now(), session.get_one(Organization, organization_id)
-    rows = session.execute(_working_keys(organization_id, now)).all()
-    rows = sorted(rows, key=lambda row: (row.name_folded, row.id))
+    rows = sorted(
+        _working_keys(session, organization_id, now), key=lambda row: (row.name_folded, row.id)
+    )
     working = [row for row in rows if not _maker_gone(row)]
     concerned: dict[Kind, list[Concerned]] = {
         Kind.MAKER_GONE: _made(row for row in rows if _maker_gone(row)),
@@ -156,11 +157,31 @@ def apply_fix(actor: Actor, kind: Kind, key_ids: Iterable[int]) -> tuple[list[st
         return fixed, [key.name for key in rows if key.id not in still]
 
 
-def _working_keys(organization_id: int, now: datetime) -> Any:
-    """What the rules need to know of each key, in one statement that uses indices."""
+class _Key(NamedTuple):
+    """What the rules need to know of a key."""
+
+    id: int
+    name: str
+    name_folded: str
+    tool: str
+    scope: str
+    created_at: datetime
+    created_by_id: int | None
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    last_used_user_agent: str | None
+    last_changed_at: datetime | None
+    maker_role: str | None
+    maker_disabled_at: datetime | None
+    first_used_at: datetime | None
+    returned_at: datetime | None
+
+
+def _working_keys(session: Session, organization_id: int, now: datetime) -> Iterator[_Key]:
+    """Each key that works, in one statement that uses indices."""
     used = select(func.min(KeyUse.first_at)).where(KeyUse.key_id == ApiKey.id)
     returned = select(func.max(KeyUse.returned_at)).where(KeyUse.key_id == ApiKey.id)
-    return (
+    working = (
         select(
             ApiKey.id,
             ApiKey.name,
@@ -186,53 +207,54 @@ def _working_keys(organization_id: int, now: datetime) -> Any:
             ~key_queries.has_working_successor(),
         )
     )
+    return map(_Key._make, session.execute(working))
 
 
 # The rules: since when it is so, or None where it isn't ------------------------------------------
 
 
-def _maker_gone(row: Any) -> bool:
+def _maker_gone(row: _Key) -> bool:
     gone = row.maker_role not in MAKERS_OF_KEYS or row.maker_disabled_at is not None
     return row.created_by_id is not None and gone
 
 
-def _due(row: Any, of: Organization, now: datetime) -> datetime | None:
+def _due(row: _Key, of: Organization, now: datetime) -> datetime | None:
     _, due = lifecycle.rotation_due(row.created_at, of.rotate_months)
     return row.created_at if due <= now else None
 
 
-def _due_soon(row: Any, of: Organization, now: datetime) -> datetime | None:
+def _due_soon(row: _Key, of: Organization, now: datetime) -> datetime | None:
     soon, due = lifecycle.rotation_due(row.created_at, of.rotate_months)
     return row.created_at if soon <= now < due else None
 
 
-def _idle(row: Any, _: Organization, now: datetime) -> datetime | None:
-    used: datetime | None = row.last_used_at
+def _idle(row: _Key, _: Organization, now: datetime) -> datetime | None:
+    used = row.last_used_at
     return used if used is not None and now - used >= IDLE else None
 
 
-def _unused(row: Any, _: Organization, now: datetime) -> datetime | None:
+def _unused(row: _Key, _: Organization, now: datetime) -> datetime | None:
     never = row.last_used_at is None
     return row.created_at if never and now - row.created_at >= UNUSED else None
 
 
-def _only_reads(row: Any, of: Organization, now: datetime) -> datetime | None:
-    used: datetime | None = row.first_used_at
+def _only_reads(row: _Key, of: Organization, now: datetime) -> datetime | None:
+    used = row.first_used_at
     if row.scope != Scope.READ_WRITE or used is None or _idle(row, of, now):
         return None
     changed = row.last_changed_at is not None and now - row.last_changed_at < UNCHANGED
     return used if now - used >= STEADY and not changed else None
 
 
-def _vague(row: Any, _: Organization, now: datetime) -> datetime | None:
+def _vague(row: _Key, _: Organization, now: datetime) -> datetime | None:
     return row.created_at if is_vague(row.name_folded) else None
 
 
-def _endless(row: Any, _: Organization, now: datetime) -> datetime | None:
+def _endless(row: _Key, _: Organization, now: datetime) -> datetime | None:
     return row.created_at if row.expires_at is None else None
 
 
-_RULES: dict[Kind, Callable[[Any, Organization, datetime], datetime | None]] = {
+_RULES: dict[Kind, Callable[[_Key, Organization, datetime], datetime | None]] = {
     Kind.DUE: _due,
     Kind.DUE_SOON: _due_soon,
     Kind.IDLE: _idle,
@@ -243,7 +265,7 @@ _RULES: dict[Kind, Callable[[Any, Organization, datetime], datetime | None]] = {
 }
 
 
-def _contradicted(rows: Iterable[Any]) -> Iterator[Concerned]:
+def _contradicted(rows: Iterable[_Key]) -> Iterator[Concerned]:
     for row in rows:
         client = user_agents.kind(row.last_used_user_agent)
         tool = user_agents.tool(client)
@@ -251,22 +273,22 @@ def _contradicted(rows: Iterable[Any]) -> Iterator[Concerned]:
             yield Concerned(row.id, row.name, row.last_used_at, (client,))
 
 
-def _shared(session: Session, rows: Iterable[Any], now: datetime) -> Iterator[Concerned]:
+def _shared(session: Session, rows: Iterable[_Key], now: datetime) -> Iterator[Concerned]:
     """Keys that lately went from one place or kind of client to another and back within the hour."""
     since = now - SHARED
-    lately = [row for row in rows if row.returned_at is not None and row.returned_at > since]
-    uses: dict[int, list[Any]] = {row.id: [] for row in lately}
+    lately = [(row, at) for row in rows if (at := row.returned_at) is not None and at > since]
+    uses: dict[int, list[tuple[str | None, str | None]]] = {row.id: [] for row, _ in lately}
     columns = (KeyUse.key_id, KeyUse.place, KeyUse.client)
     used = select(*columns).where(KeyUse.key_id.in_(uses), KeyUse.last_at > since)
-    for use in session.execute(used) if lately else ():
-        uses[use.key_id].append(use)
-    for row in lately:
-        seen = {use.place for use in uses[row.id]}, {use.client for use in uses[row.id]}
+    for key_id, place, client in session.execute(used) if lately else ():
+        uses[key_id].append((place, client))
+    for row, at in lately:
+        seen = map(set, zip(*uses[row.id], strict=True))
         several = [value or "a cloud" for values in seen if len(values) > 1 for value in values]
-        yield Concerned(row.id, row.name, row.returned_at, tuple(sorted(several)))
+        yield Concerned(row.id, row.name, at, tuple(sorted(several)))
 
 
-def _team_changed(session: Session, organization_id: int, rows: list[Any]) -> Iterator[Finding]:
+def _team_changed(session: Session, organization_id: int, rows: list[_Key]) -> Iterator[Finding]:
     """One finding for each member who left or lost their role after keys were made that still work."""
     if not rows:
         return
@@ -312,9 +334,9 @@ def _makers(session: Session, organization: Organization) -> list[Concerned]:
         Member.disabled_at.is_(None),
         Member.role.in_(roles),
     )
-    makers = session.execute(active).all()
-    return _made(sorted(makers, key=lambda row: fold(row.name))) if len(makers) > MAKERS_MAX else []
+    makers = [Concerned(*row) for row in session.execute(active)]
+    return sorted(makers, key=lambda maker: fold(maker.name)) if len(makers) > MAKERS_MAX else []
 
 
-def _made(rows: Iterable[Any]) -> list[Concerned]:
+def _made(rows: Iterable[_Key]) -> list[Concerned]:
     return [Concerned(row.id, row.name, row.created_at) for row in rows]

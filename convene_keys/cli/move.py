@@ -1,7 +1,6 @@
 """A whole installation from SQLite into another database: copied, compared, and only then kept."""
 
 from itertools import zip_longest
-from typing import Any
 
 import click
 from alembic import command
@@ -77,7 +76,7 @@ def _refuse_unless_empty(target: Connection) -> None:
             raise click.ClickException(f"The target is not empty: it has rows in {name}.")
 
 
-def _rows(table: Table, connection: Connection) -> Result[Any]:
+def _rows(table: Table, connection: Connection) -> Result[object]:
     """All rows, read bit by bit, in the order of the primary key."""
     every = select(table).order_by(*table.primary_key)
     return connection.execute(every.execution_options(yield_per=ROWS))

@@ -45,7 +45,7 @@ class Command(click.Command):
         with _one_line():
             return super().make_context(*args, **kwargs)
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         with _one_line():
             return super().invoke(ctx)
 
@@ -84,7 +84,7 @@ class Moment(click.ParamType[datetime]):
         )
 
 
-def organization_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def organization_option(command: Callable[..., object]) -> Callable[..., object]:
     return click.option(
         "--organization", "organization_id", type=ID, required=True, help="The organization's id."
     )(command)

@@ -24,7 +24,7 @@ class CompiledStatement:
 
     def __init__(
         self,
-        statement: Select[Any] | Insert | Update,
+        statement: Select[object] | Insert | Update,
         columns: Sequence[str] | None = None,
         row: type[tuple[object, ...]] | None = None,
     ) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPException
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from pydantic import BaseModel, Field
@@ -103,7 +103,7 @@ def is_signed(body: bytes, signature: str, public_key: str) -> bool:
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, *_: object) -> None:
         return None
 
 

@@ -17,7 +17,7 @@ from convene_keys.models import ApplicationStatus, Booking, BookingStatus, Vendo
 
 Kind = TypeVar("Kind", Booking, VendorApplication)
 REMIND_EVERY = timedelta(hours=24)
-_DECIDED: dict[type[Any], tuple[str, ...]] = {
+_DECIDED: dict[type[object], tuple[str, ...]] = {
     Booking: ("status", "reason", "paid", "decided_at"),
     VendorApplication: ("status", "note", "decided_at", "reminded_at"),
 }
@@ -91,7 +91,7 @@ def remind_application(application: VendorApplication) -> None:
     application.reminded_at = now
 
 
-def state(row: Booking | VendorApplication) -> dict[str, Any]:
+def state(row: Booking | VendorApplication) -> dict[str, object]:
     """What a decision may change of a row, as JSON."""
     values = {name: getattr(row, name) for name in _DECIDED[type(row)]}
     return {

@@ -87,7 +87,7 @@ def page(
     *,
     cursor: str | None = None,
     limit: int = 25,
-    **wanted: Any,
+    **wanted: object,
 ) -> Page:
     """One page of the organization's rows, found by their place in the order: any depth costs the same.
 
@@ -106,7 +106,7 @@ def page(
 
 
 def counts(
-    connection: RawConnection, model: type[Numbered], organization_id: int, **wanted: Any
+    connection: RawConnection, model: type[Numbered], organization_id: int, **wanted: object
 ) -> dict[str, int]:
     """How many rows there are in each state that has any; `wanted` as for a page."""
     values = _values(organization_id, wanted)
@@ -116,7 +116,7 @@ def counts(
 
 def get_row(
     connection: RawConnection, model: type[Numbered], organization_id: int, number: int
-) -> Any:
+) -> object:
     """One row of the organization, with the columns that a list has.
 
     Raises `NotFound` for any other, another organization's too.
@@ -161,8 +161,8 @@ class _Listing:
 
     noun: str
     table: Table
-    query: Select[*tuple[Any, ...]]
-    order: tuple[ColumnElement[Any], ...]
+    query: Select[*tuple[object, ...]]
+    order: tuple[ColumnElement[object], ...]
     filters: Mapping[str, ColumnElement[bool]] = field(default_factory=dict)
     newest_first: bool = False
 
@@ -174,7 +174,7 @@ class _Listing:
     def place(self) -> CompiledStatement:
         return self._numbered(select(*self.order))
 
-    def _numbered(self, query: Select[*tuple[Any, ...]]) -> CompiledStatement:
+    def _numbered(self, query: Select[*tuple[object, ...]]) -> CompiledStatement:
         number = bindparam("number", type_=BigInteger)  # a cursor may be any number
         table = self.table
         return CompiledStatement(
@@ -202,8 +202,8 @@ def _counts_of(listing: _Listing, given: frozenset[str]) -> CompiledStatement:
 
 
 def _narrowed(
-    listing: _Listing, query: Select[*tuple[Any, ...]], given: frozenset[str]
-) -> Select[*tuple[Any, ...]]:
+    listing: _Listing, query: Select[*tuple[object, ...]], given: frozenset[str]
+) -> Select[*tuple[object, ...]]:
     wanted = [condition for name, condition in listing.filters.items() if name in given]
     return query.where(listing.table.c.organization_id == _ORGANIZATION, *wanted)
 
@@ -216,7 +216,7 @@ def _values(organization_id: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
     return {"organization": organization_id, **values}
 
 
-def _equal(**columns: ColumnElement[Any]) -> dict[str, ColumnElement[bool]]:
+def _equal(**columns: ColumnElement[object]) -> dict[str, ColumnElement[bool]]:
     return {name: column == bindparam(name) for name, column in columns.items()}
 
 
@@ -265,7 +265,7 @@ LISTINGS: dict[type[Numbered], _Listing] = {
 
 
 def _dashboard() -> CompiledStatement:
-    def count(*conditions: ColumnElement[bool]) -> ColumnElement[Any]:
+    def count(*conditions: ColumnElement[bool]) -> ColumnElement[object]:
         return select(func.count()).where(*conditions).scalar_subquery()
 
     applications = _applications.c.organization_id == _ORGANIZATION

@@ -68,7 +68,7 @@ class BookingFilters(DataFilters):
     choices: ClassVar = {"status": (*BookingStatus, ALL)}
     columns = ("Vendor", "Status", "Market date", "Stall")
 
-    def narrowing(self) -> dict[str, Any]:
+    def narrowing(self) -> dict[str, object]:
         return {"market_date_id": _number(self.market_date_id), "date": parse_day(self.date)}
 
 
@@ -81,7 +81,7 @@ class ApplicationFilters(DataFilters):
     choices: ClassVar = {"status": (*ApplicationStatus, ALL)}
     columns = ("Vendor", "Status", "Market", "Message")
 
-    def narrowing(self) -> dict[str, Any]:
+    def narrowing(self) -> dict[str, object]:
         return {"market_id": _number(self.market_id), "q": self.q or None}
 
 
@@ -199,7 +199,7 @@ def _list(filters: DataFilters, status: int = 200) -> Response:
     )
 
 
-def _around(filters: DataFilters) -> dict[str, Any]:
+def _around(filters: DataFilters) -> dict[str, object]:
     """What both the list and a single row of it need: the filters, and how many there are."""
     counts = market_queries.counts(
         raw_connection(db.session()),
@@ -237,7 +237,7 @@ def _change_with_reason(number: int, verb: str, said: str) -> Response:
 
 
 def _change(
-    filters: DataFilters, number: int, operation: str, values: Mapping[str, Any], said: str
+    filters: DataFilters, number: int, operation: str, values: Mapping[str, object], said: str
 ) -> Response:
     """Do what a key would do by `operation`; the row as it is then, or a redirect to the list.
 

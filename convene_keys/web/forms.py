@@ -9,7 +9,6 @@ A view that changes something reads the same everywhere:
 """
 
 from types import TracebackType
-from typing import Any
 
 from flask import request
 from flask_wtf import FlaskForm
@@ -38,7 +37,7 @@ class Form(FlaskForm):  # type: ignore[misc]
         def get_translations(self, _form: FlaskForm) -> _Messages:
             return _Messages()
 
-        def wrap_formdata(self, form: FlaskForm, formdata: Any) -> Any:
+        def wrap_formdata(self, form: FlaskForm, formdata: object) -> object:
             """Flask-WTF would take JSON for a form as well, past what the guard looks at."""
             return None if request.is_json else super().wrap_formdata(form, formdata)
 

@@ -70,7 +70,7 @@ class NewKeyForm(ReauthForm):
         validate_choice=False,  # any number of days is fine, the list only suggests some
     )
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: object) -> None:
         super().__init__(**kwargs)
         choices = {}
         for months, days in _days_by_months(current_user.organization.rotate_months).items():

@@ -1,7 +1,5 @@
 """Powerful actions need the password again when it was last given more than 30 minutes ago."""
 
-from typing import Any
-
 from flask_login import current_user
 from wtforms import PasswordField
 
@@ -16,7 +14,7 @@ class ReauthForm(Form):
 
     current_password = PasswordField("Your password")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         if current_user.recently_authenticated:
             del self.current_password

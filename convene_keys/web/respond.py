@@ -2,7 +2,6 @@
 
 import json
 import re
-from typing import Any
 from urllib.parse import urlsplit
 
 from flask import (
@@ -69,14 +68,14 @@ def is_htmx() -> bool:
 
 
 def page(
-    template: str, fragment: str | None = None, *, status: int = 200, **context: Any
+    template: str, fragment: str | None = None, *, status: int = 200, **context: object
 ) -> Response:
     """The page, or for HTMX only its `fragment` template."""
     chosen = fragment if fragment and is_htmx() else template
     return make_response(_render(chosen, **context), status)
 
 
-def _render(template: str, **context: Any) -> str:
+def _render(template: str, **context: object) -> str:
     """The template, and after a change in place also the number that the navigation shows."""
     text = render_template(template, **context)
     if is_htmx() and request.method == "POST" and current_user.is_authenticated:
@@ -84,7 +83,7 @@ def _render(template: str, **context: Any) -> str:
     return text
 
 
-def done(message: str, back_to: str, fragment: str | None = None, **context: Any) -> Response:
+def done(message: str, back_to: str, fragment: str | None = None, **context: object) -> Response:
     """After a change: for HTMX the fragment that changed and a toast, else a redirect and a notice."""
     if is_htmx() and fragment is not None:
         response = make_response(_render(fragment, **context))
@@ -96,7 +95,7 @@ def done(message: str, back_to: str, fragment: str | None = None, **context: Any
     return make_response(redirect(back_to, 303))
 
 
-def stale(problem: Problem, fragment: str, **context: Any) -> Response:
+def stale(problem: Problem, fragment: str, **context: object) -> Response:
     """A conflicting change, for HTMX: the current state of the thing, and a toast that says why."""
     response = make_response(_render(fragment, **context), problem.status)
     response.headers["HX-Trigger"] = _toast(problem.detail, "danger")
