@@ -265,18 +265,25 @@ USUAL: list[Call] = [("GET", "bookings?limit=1"), ("POST", "bookings/1/approve")
 
 
 class Load:
-    """Clients that call the API without a pause, and what became of their calls.
+    """Clients that call the API again and again, and what became of their calls.
 
-    They share `calls`, of which each is made once; by default the same two for ever.
+    They share `calls`, of which each is made once; by default the same two for ever. Each waits for
+    `pause` seconds after an answer.
     """
 
     def __init__(
-        self, port: int, token: str, clients: int = 4, calls: Iterator[Call] | None = None
+        self,
+        port: int,
+        token: str,
+        clients: int = 4,
+        calls: Iterator[Call] | None = None,
+        *,
+        pause: float = 0,
     ) -> None:
         self.acknowledged: dict[str, Call] = {}  # what was answered with 200, by its request id
         self.refused: set[tuple[int, str | None]] = set()  # status and Retry-After of the others
         self.cut_off = 0  # calls that got no answer
-        self._port, self._token = port, token
+        self._port, self._token, self._pause = port, token, pause
         self._calls = calls or itertools.cycle(USUAL)
         self._news = threading.Condition()
         self._over = threading.Event()
@@ -334,5 +341,5 @@ class Load:
                 else:
                     self.refused.add((answer.status, answer.headers["Retry-After"]))
                 self._news.notify_all()
-            if answer.status != 200:
-                self._over.wait(0.02)
+            if answer.status != 200 or self._pause:
+                self._over.wait(self._pause or 0.02)

@@ -148,7 +148,7 @@ def test_exports_that_nobody_reads_hold_nobody_up(
             assert exports([again], mine[:1]) == {200: 1}, "a worker that died holds none"
 
 
-ONE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+ONE = pytest.mark.parametrize("shared", ["sqlite"], indirect=True)
 
 
 @ONE
