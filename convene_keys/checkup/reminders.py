@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -18,7 +17,7 @@ from convene_keys.db.session import db, serialize, transaction
 from convene_keys.keys import lifecycle
 from convene_keys.keys import queries as key_queries
 from convene_keys.mail import notices
-from convene_keys.mail.notices import Letter, inert, makers_of_keys, moment, post
+from convene_keys.mail.notices import inert, makers_of_keys, moment, post
 from convene_keys.models import (
     EXPIRING_SOON,
     ApiKey,
@@ -73,16 +72,9 @@ def _remind(organization_id: int) -> int:
         if not sections:
             return 0
         count = sum(map(len, found.values()))
-        letter = Letter(
-            subject=f"{count} API key{'s need' if count > 1 else ' needs'} your attention",
-            lead=f"This concerns API keys of {inert(organization.name)}.",
-            sections=sections,
-            advice="Rotate each: the new key takes the name, and the old one goes on for a while.",
-            link=("Open the check-up", "/admin/checkup"),
-        )
-        return post(
-            session, organization, "reminder", letter, makers_of_keys(session, organization)
-        )
+        words = {"keys": f"{count} API key{'s need' if count > 1 else ' needs'}"}
+        members = makers_of_keys(session, organization)
+        return post(session, organization, "reminder", members, words, sections=sections)
 
 
 def untold_states(
@@ -145,24 +137,26 @@ def _digest(organization_id: int) -> None:
         .order_by(AuditSeal.batch.desc())
         .limit(1)
     )
-    letter = Letter(
-        subject=f"Your week with API keys, {since.day} {since:%b} to {sunday.day} {sunday:%b}",
-        lead=f"This is what the API keys of {inert(organization.name)} did from Monday to Sunday.",
-        sections=[
-            ("What each key did", _deeds(session, organization, since, until)),
-            ("What the check-up found", _findings(session, organization)),
-        ],
-        advice="Each call is in the audit log, with its time and where it came from.",
-        link=("Open the audit log", "/admin/audit_log"),
-        optional=notices.MAIL_SETTINGS,
-    )
-    # The head is for those who could act on it.
-    with_head = replace(letter, head=head_line(head)) if head is not None else letter
+    words = {"week": f"{since.day} {since:%b} to {sunday.day} {sunday:%b}"}
+    sections = [
+        ("What each key did", _deeds(session, organization, since, until)),
+        ("What the check-up found", _findings(session, organization)),
+    ]
     with transaction() as writing:
         serialize(writing, "reminders")
         for member in notices.without(writing, _wanting(writing, organization), once):
-            chosen = with_head if member.role == Role.ADMIN else letter
-            post(writing, organization, "weekly", chosen, [member], once)
+            # The head is for those who could act on it.
+            line = head_line(head) if head is not None and member.role == Role.ADMIN else ""
+            post(
+                writing,
+                organization,
+                "weekly",
+                [member],
+                words,
+                sections=sections,
+                head=line,
+                once=once,
+            )
 
 
 def _wanting(session: Session, organization: Organization) -> Sequence[Member]:

@@ -2,8 +2,8 @@
 
 import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache, wraps
 from pathlib import Path
@@ -40,25 +40,11 @@ HOST = "whoever hosts Convene Keys"
 IN_SUBJECT = 40
 # Where an address begins to be one, for mail programs that make a link of whatever looks like it.
 _JOINT = re.compile(r"((?<=\S)[.。．｡@](?=[\w\u200c\u200d])|(?<=[^\W\d]):(?=[/\w]))")
+_COPY: dict[str, dict[str, str]] = tomllib.loads(
+    Path(__file__).with_name("letters.toml").read_text(encoding="utf-8")
+)
 P = ParamSpec("P")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Letter:
-    """What a mail says, as text. `link` is a label and a path; `head` the audit log's, as a line.
-
-    `optional`: a path to where whoever gets it can switch such mail off.
-    """
-
-    subject: str
-    lead: str
-    facts: Sequence[tuple[str, str]] = ()
-    sections: Sequence[tuple[str, Sequence[str]]] = ()
-    head: str = ""
-    advice: str
-    link: tuple[str, str]
-    optional: str = ""
 
 
 def site_of(bind: Engine | Connection) -> str | None:
@@ -88,56 +74,26 @@ def _notice(
 @_notice
 def key_created(session: Session, actor: Actor, key: ApiKey) -> None:
     organization = session.get_one(Organization, key.organization_id)
-    may = "read and change" if key.scope == Scope.READ_WRITE else "only read"
-    ends = moment(organization, key.expires_at) if key.expires_at else "no date"
-    letter = Letter(
-        subject=f"New API key: {inert(key.name, IN_SUBJECT)}",
-        lead=(
-            f"{_name(actor)} created the API key “{inert(key.name)}” for "
-            f"{inert(organization.name)}."
-        ),
-        facts=[
-            ("It may", may),
-            ("It ends on", ends),
-            *_whence(organization, key.created_at, actor.origin),
-        ],
-        advice="If nobody on your team meant to do this, revoke the key now.",
-        link=("See the key", f"/admin/api_keys/{key.id}"),
-    )
-    post(session, organization, "key_created", letter, makers_of_keys(session, organization))
+    facts = [
+        ("It may", "read and change" if key.scope == Scope.READ_WRITE else "only read"),
+        ("It ends on", moment(organization, key.expires_at) if key.expires_at else "no date"),
+        *_whence(organization, key.created_at, actor.origin),
+    ]
+    members = makers_of_keys(session, organization)
+    words = {"who": _name(actor), "key": inert(key.name), "id": str(key.id)}
+    post(session, organization, "key_created", members, words, facts=facts)
 
 
 @_notice
 def key_revoked(session: Session, actor: Actor, key: ApiKey) -> None:
-    """Also of one that was revoked because it leaked."""
+    """Also of one that was revoked because it leaked: then it is no matter from where."""
     organization = session.get_one(Organization, key.organization_id)
-    ended = moment(organization, key.revoked_at or clock.now())
+    kind, origin = ("key_leaked", Origin()) if key.leaked_at else ("key_revoked", actor.origin)
     facts = [("Reason", inert(key.revoke_reason, 300))] if key.revoke_reason else []
-    if key.leaked_at is not None:
-        letter = Letter(
-            subject=f"API key leaked and revoked: {inert(key.name, IN_SUBJECT)}",
-            lead=(
-                f"The API key “{inert(key.name)}” of {inert(organization.name)} was found where "
-                "others can read it. It has been revoked: nobody can use it any more."
-            ),
-            facts=[*facts, ("When", ended)],
-            advice="See what it did, and make a new key for the tool that used it.",
-            link=("See what to do", f"/admin/api_keys/{key.id}/leak"),
-        )
-        kind = "key_leaked"
-    else:
-        letter = Letter(
-            subject=f"API key revoked: {inert(key.name, IN_SUBJECT)}",
-            lead=(
-                f"{_name(actor)} revoked the API key “{inert(key.name)}” of "
-                f"{inert(organization.name)}. What used it has stopped working."
-            ),
-            facts=[*facts, *_whence(organization, key.revoked_at or clock.now(), actor.origin)],
-            advice="If the tool is still needed, make a new key for it.",
-            link=("See the key", f"/admin/api_keys/{key.id}"),
-        )
-        kind = "key_revoked"
-    post(session, organization, kind, letter, makers_of_keys(session, organization))
+    facts += _whence(organization, key.revoked_at or clock.now(), origin)
+    members = makers_of_keys(session, organization)
+    words = {"who": _name(actor), "key": inert(key.name), "id": str(key.id)}
+    post(session, organization, kind, members, words, facts=facts)
 
 
 @_notice
@@ -154,16 +110,8 @@ def signed_in(session: Session, member: Member, begun: SignInSession) -> None:
     if not rows or (origin.network in networks and device(origin.user_agent) in devices):
         return
     organization = session.get_one(Organization, member.organization_id)
-    letter = Letter(
-        subject="New sign-in to your account",
-        lead=(
-            f"Somebody signed in as {inert(member.name)} from a place or a browser that is new to us."
-        ),
-        facts=_whence(organization, begun.created_at, origin),
-        advice="If this was you, there is nothing to do. If not, change your password now.",
-        link=("Your account", "/admin/settings/account"),
-    )
-    post(session, organization, "signed_in", letter, [member])
+    facts = _whence(organization, begun.created_at, origin)
+    post(session, organization, "signed_in", [member], {"member": inert(member.name)}, facts=facts)
 
 
 @_notice
@@ -171,39 +119,17 @@ def member_added(session: Session, actor: Actor, member: Member) -> None:
     """To the new member and to the admins. The link that sets a password is never in a mail."""
     organization = session.get_one(Organization, member.organization_id)
     role = {Role.MANAGER: "market manager"}.get(Role(member.role), member.role)
-    # To somebody who may know nobody here, in words that a stranger may have chosen: so in quotes.
-    who = f"“{_name(actor)}”" if actor.member_name else HOST
-    welcome = Letter(
-        subject=f"You are on the team of “{inert(organization.name, IN_SUBJECT)}”",
-        lead=(
-            f"You were added to the team of “{inert(organization.name)}” on Convene Keys by {who}, "
-            f"as {role}."
-        ),
-        facts=[("You sign in with", member.email)],
-        advice=(
-            "To choose a password you need a link, which we don’t send by mail: please ask "
-            f"{who} for it. If you don’t know them, there is nothing to do: until you choose a "
-            "password, we write to you no more."
-        ),
-        link=("Sign in", "/login"),
-    )
-    post(session, organization, "welcome", welcome, [member])
-    news = Letter(
-        subject=f"New member: {inert(member.name, IN_SUBJECT)}",
-        lead=(
-            f"{_name(actor)} added {inert(member.name)} to the team of {inert(organization.name)}, "
-            f"as {role}."
-        ),
-        facts=[
-            ("They sign in with", member.email),
-            *_whence(organization, member.created_at, actor.origin),
-        ],
-        advice="If nobody on your team meant to do this, disable them now.",
-        link=("See the team", "/admin/team"),
-    )
+    words = {"who": f"“{_name(actor)}”" if actor.member_name else HOST, "role": role}
+    facts = [("You sign in with", member.email)]
+    post(session, organization, "welcome", [member], words, facts=facts)
+    words |= {"who": _name(actor), "member": inert(member.name)}
+    facts = [
+        ("They sign in with", member.email),
+        *_whence(organization, member.created_at, actor.origin),
+    ]
     admins = makers_of_keys(session, organization, roles=[Role.ADMIN])
     others = [admin for admin in admins if admin.id != member.id]
-    post(session, organization, "member_added", news, others)
+    post(session, organization, "member_added", others, words, facts=facts)
 
 
 @_notice
@@ -217,23 +143,11 @@ def link_made(session: Session, actor: Actor, link: SignInLink) -> None:
     if member.password_hash is None:
         return
     organization = session.get_one(Organization, member.organization_id)
-    letter = Letter(
-        subject="A sign-in link was made for you",
-        lead=(
-            f"{_name(actor)} made a link with which a new password can be chosen for your account "
-            f"at {inert(organization.name)}. It is not in this mail."
-        ),
-        facts=[
-            ("When", moment(organization, link.created_at)),
-            ("It ends on", moment(organization, link.expires_at)),
-        ],
-        advice=(
-            "If you asked for it, there is nothing to do. If not, sign in and change your password "
-            "now, which ends the link, and tell the admins of your organization."
-        ),
-        link=("Your account", "/admin/settings/account"),
-    )
-    post(session, organization, "link_made", letter, [member])
+    facts = [
+        ("When", moment(organization, link.created_at)),
+        ("It ends on", moment(organization, link.expires_at)),
+    ]
+    post(session, organization, "link_made", [member], {"who": _name(actor)}, facts=facts)
 
 
 @_notice
@@ -241,19 +155,9 @@ def password_changed(session: Session, actor: Actor, maker: str | None = None) -
     """To the acting member, whose password was set just now; `maker` is who made the link to do so."""
     member = session.get_one(Member, actor.member_id)
     organization = session.get_one(Organization, actor.organization_id)
-    by = f", by a link that {inert(maker)} made" if maker else ""
-    letter = Letter(
-        subject="Your password was set",
-        lead=f"A new password was set for your account at {inert(organization.name)}{by}.",
-        facts=_whence(organization, clock.now(), actor.origin),
-        advice=(
-            "If this was you, there is nothing to do. If not, somebody else is in your account: ask "
-            "an admin of your organization now for a sign-in link, which gets it back to you, or "
-            "to disable it."
-        ),
-        link=("Sign in", "/login"),
-    )
-    post(session, organization, "password", letter, [member])
+    words = {"by": f", by a link that {inert(maker)} made" if maker else ""}
+    facts = _whence(organization, clock.now(), actor.origin)
+    post(session, organization, "password", [member], words, facts=facts)
 
 
 def inert(name: str, most: int = NAME_MAX) -> str:
@@ -266,16 +170,34 @@ def post(
     session: Session,
     organization: Organization,
     kind: str,
-    letter: Letter,
     members: Sequence[Member],
+    words: Mapping[str, str],
+    *,
+    facts: Sequence[tuple[str, str]] = (),
+    sections: Sequence[tuple[str, Sequence[str]]] = (),
+    head: str = "",
     once: str | None = None,
 ) -> int:
     """Put a letter in the outbox for each of `members`, in the caller's transaction; how many.
 
-    Whatever looks like a key is cut to its hint. For `once` see `without`.
+    What it says is in `letters.toml`, where `words` fill it in: those that somebody chose have to be
+    inert. `head` is the audit log's, as a line. Whatever looks like a key is cut to its hint. For
+    `once` see `without`.
     """
-    site = site_of(session.get_bind())
-    context = {"letter": letter, "organization": inert(organization.name), "site": site}
+    name, copy = inert(organization.name), _COPY[kind]
+    words = {"organization": name, **words}
+    letter = {part: text.format_map(words) for part, text in copy.items()}
+    short = {word: inert(value, IN_SUBJECT) for word, value in words.items()}
+    letter["subject"] = copy["subject"].format_map(short)
+    context = {
+        "letter": letter,
+        "facts": facts,
+        "sections": sections,
+        "head": head,
+        "optional": MAIL_SETTINGS if kind in OPTIONAL else "",
+        "organization": name,
+        "site": site_of(session.get_bind()),
+    }
     text, html = (
         redact(_templates().get_template(f"letter.{form}").render(context))
         for form in ("txt", "html")
@@ -285,7 +207,7 @@ def post(
             organization_id=organization.id,
             kind=kind,
             recipient=member.email,
-            subject=redact(letter.subject)[:300],
+            subject=redact(letter["subject"])[:300],
             text=text,
             html=html,
             once=f"{once} {member.id}" if once is not None else None,

@@ -434,7 +434,7 @@ def test_reminder_that_can_not_be_written_is_not_counted_as_given(
     factories.api_key(organization)
     fake_clock.advance(days=200)
     with monkeypatch.context() as patch:
-        patch.setattr(reminders, "post", lambda *_: 1 / 0)
+        patch.setattr(reminders, "post", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             reminders.remind()
     assert len(remind()) == 1
