@@ -23,11 +23,7 @@ class Problem(Exception):
         super().__init__(detail)
         self.detail = detail
         self.code = code or self.code
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The HTTP headers that go with the status (RFC 9110)."""
-        return {}
+        self.headers: dict[str, str] = {}  # the HTTP headers that go with the status (RFC 9110)
 
 
 class Malformed(Problem):
@@ -37,11 +33,11 @@ class Malformed(Problem):
 class Unauthenticated(Problem):
     status, code, title = 401, "unauthenticated", "A working API key is needed"
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """With an error only where a key was sent (RFC 6750, 3.1)."""
+    def __init__(self, detail: str, *, code: str | None = None) -> None:
+        super().__init__(detail, code=code)
+        # With an error only where a key was sent (RFC 6750, 3.1).
         sent = self.code not in (Unauthenticated.code, "key_missing")
-        return {"WWW-Authenticate": 'Bearer error="invalid_token"' if sent else "Bearer"}
+        self.headers = {"WWW-Authenticate": 'Bearer error="invalid_token"' if sent else "Bearer"}
 
 
 class Forbidden(Problem):
@@ -57,11 +53,7 @@ class MethodNotAllowed(Problem):
 
     def __init__(self, detail: str, *, allowed: Sequence[str]) -> None:
         super().__init__(detail)
-        self.allowed = tuple(allowed)
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Allow": ", ".join(self.allowed)}
+        self.headers = {"Allow": ", ".join(allowed)}
 
 
 class Conflict(Problem):
@@ -90,19 +82,15 @@ class TooMany(Problem):
     def __init__(self, detail: str, *, retry_after: int, code: str | None = None) -> None:
         """`retry_after` in seconds."""
         super().__init__(detail, code=code)
-        self.retry_after = retry_after
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(self.retry_after)}
+        self.headers = {"Retry-After": str(retry_after)}
 
 
 class Unavailable(Problem):
     status, code, title = 503, "unavailable", "Away for a moment"
 
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": "5"}
+    def __init__(self, detail: str, *, code: str | None = None) -> None:
+        super().__init__(detail, code=code)
+        self.headers = {"Retry-After": "5"}
 
 
 _BY_STATUS: dict[int, type[Problem]] = {

@@ -41,5 +41,5 @@ def test_invalid_tells_every_field() -> None:
 def test_code_can_be_narrower_than_its_kind() -> None:
     assert errors.Forbidden("No.", code="off_limits").code == "off_limits"
     assert errors.Forbidden("No.").code == "forbidden"
-    assert MethodNotAllowed("No.", allowed=["GET"]).allowed == ("GET",)
-    assert errors.TooMany("No.", retry_after=3).retry_after == 3
+    assert MethodNotAllowed("No.", allowed=["GET"]).headers == {"Allow": "GET"}
+    assert errors.TooMany("No.", retry_after=3).headers == {"Retry-After": "3"}

@@ -5,9 +5,10 @@ The copy is in `advice.toml`; `findings` has a rule for each kind.
 
 import re
 import tomllib
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+from pydantic import BaseModel
 
 # More people than can agree by word of mouth which keys there are.
 MAKERS_MAX = 5
@@ -43,8 +44,7 @@ class Step(StrEnum):
     RENAME = "Rename"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Advice:
+class Advice(BaseModel, frozen=True):
     """What is said of a kind of finding.
 
     `habit` keeps it away; `one` and `many` are its title; `about` says what the moment beside each
@@ -57,8 +57,8 @@ class Advice:
     many: str
     why: str
     about: str
-    remedy: Remedy | None
-    step: Step | None
+    remedy: Remedy | None = None
+    step: Step | None = None
 
     def title(self, count: int) -> str:
         return self.one if count == 1 else self.many.format(n=f"{count:,}")
@@ -90,21 +90,8 @@ def is_vague(folded: str) -> bool:
     return len(folded) <= 2 or all(word in _EMPTY_WORDS for word in _WORD.findall(folded))
 
 
-def _advice(copy: dict[str, str]) -> Advice:
-    return Advice(
-        urgency=Urgency(copy["urgency"]),
-        habit=copy["habit"],
-        one=copy["one"],
-        many=copy["many"],
-        why=copy["why"],
-        about=copy["about"],
-        remedy=Remedy(copy["remedy"]) if "remedy" in copy else None,
-        step=Step(copy["step"]) if "step" in copy else None,
-    )
-
-
 _COPY = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 _EMPTY_WORDS = frozenset(_COPY["empty_words"].split())
 _WORD = re.compile(r"[^\W\d_]+")
-_ADVICE = {kind: _advice(_COPY[kind]) for kind in Kind}
+_ADVICE = {kind: Advice.model_validate(_COPY[kind]) for kind in Kind}
 ADVICE = tuple(dict.fromkeys(advice.habit for advice in _ADVICE.values()))

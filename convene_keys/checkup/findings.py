@@ -5,7 +5,7 @@ left nothing but that is said. To add a finding, add a member to `Kind`, its cop
 and a rule here.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -102,9 +102,9 @@ def run(session: Session, organization_id: int) -> CheckUp:
         Kind.SHARED: list(_shared(session, working, now)),
         Kind.MAKERS: _makers(session, organization),
     }
-    for kind, rule in _RULES.items():
-        since = ((row, rule(row, organization, now)) for row in working)
-        concerned[kind] = [Concerned(row.id, row.name, at) for row, at in since if at is not None]
+    for row in working:
+        for kind, at in _found_of(row, organization, now):
+            concerned.setdefault(kind, []).append(Concerned(row.id, row.name, at))
     found = [Finding(kind, some) for kind, some in concerned.items() if some]
     found += _team_changed(session, organization_id, working)
     order = list(Kind)
@@ -210,7 +210,7 @@ def _working_keys(session: Session, organization_id: int, now: datetime) -> Iter
     return map(_Key._make, session.execute(working))
 
 
-# The rules: since when it is so, or None where it isn't ------------------------------------------
+# The rules ---------------------------------------------------------------------------------------
 
 
 def _maker_gone(row: _Key) -> bool:
@@ -218,51 +218,26 @@ def _maker_gone(row: _Key) -> bool:
     return row.created_by_id is not None and gone
 
 
-def _due(row: _Key, of: Organization, now: datetime) -> datetime | None:
-    _, due = lifecycle.rotation_due(row.created_at, of.rotate_months)
-    return row.created_at if due <= now else None
-
-
-def _due_soon(row: _Key, of: Organization, now: datetime) -> datetime | None:
-    soon, due = lifecycle.rotation_due(row.created_at, of.rotate_months)
-    return row.created_at if soon <= now < due else None
-
-
-def _idle(row: _Key, _: Organization, now: datetime) -> datetime | None:
-    used = row.last_used_at
-    return used if used is not None and now - used >= IDLE else None
-
-
-def _unused(row: _Key, _: Organization, now: datetime) -> datetime | None:
-    never = row.last_used_at is None
-    return row.created_at if never and now - row.created_at >= UNUSED else None
-
-
-def _only_reads(row: _Key, of: Organization, now: datetime) -> datetime | None:
-    used = row.first_used_at
-    if row.scope != Scope.READ_WRITE or used is None or _idle(row, of, now):
-        return None
-    changed = row.last_changed_at is not None and now - row.last_changed_at < UNCHANGED
-    return used if now - used >= STEADY and not changed else None
-
-
-def _vague(row: _Key, _: Organization, now: datetime) -> datetime | None:
-    return row.created_at if is_vague(row.name_folded) else None
-
-
-def _endless(row: _Key, _: Organization, now: datetime) -> datetime | None:
-    return row.created_at if row.expires_at is None else None
-
-
-_RULES: dict[Kind, Callable[[_Key, Organization, datetime], datetime | None]] = {
-    Kind.DUE: _due,
-    Kind.DUE_SOON: _due_soon,
-    Kind.IDLE: _idle,
-    Kind.UNUSED: _unused,
-    Kind.ONLY_READS: _only_reads,
-    Kind.VAGUE: _vague,
-    Kind.ENDLESS: _endless,
-}
+def _found_of(row: _Key, of: Organization, now: datetime) -> Iterator[tuple[Kind, datetime]]:
+    """What is found of a key by itself, and since when it is so."""
+    made, used, first_used = row.created_at, row.last_used_at, row.first_used_at
+    soon, due = lifecycle.rotation_due(made, of.rotate_months)
+    if due <= now:
+        yield Kind.DUE, made
+    elif soon <= now:
+        yield Kind.DUE_SOON, made
+    if used is None and now - made >= UNUSED:
+        yield Kind.UNUSED, made
+    if used is not None and now - used >= IDLE:
+        yield Kind.IDLE, used
+    elif row.scope == Scope.READ_WRITE and first_used is not None:
+        changed = row.last_changed_at is not None and now - row.last_changed_at < UNCHANGED
+        if now - first_used >= STEADY and not changed:
+            yield Kind.ONLY_READS, first_used
+    if is_vague(row.name_folded):
+        yield Kind.VAGUE, made
+    if row.expires_at is None:
+        yield Kind.ENDLESS, made
 
 
 def _contradicted(rows: Iterable[_Key]) -> Iterator[Concerned]:

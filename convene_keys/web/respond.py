@@ -106,7 +106,7 @@ def problem_page(problem: Problem) -> Response:
     """An error for a person: a toast where HTMX asked, since its target should stay; else a page."""
     headers = problem.headers
     if is_htmx():
-        headers |= {"HX-Reswap": "none", "HX-Trigger": _toast(problem.detail, "danger")}
+        headers = headers | {"HX-Reswap": "none", "HX-Trigger": _toast(problem.detail, "danger")}
         return make_response(problem.detail, problem.status, headers)
     if problem.status >= 500:
         forget()  # the page must not need what has just failed
