@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -34,22 +33,7 @@ class Level(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
-class Result:
-    level: Level
-    text: str
-
-
-def _ok(text: str) -> Result:
-    return Result(Level.OK, text)
-
-
-def _warning(text: str) -> Result:
-    return Result(Level.WARNING, text)
-
-
-def _failed(text: str) -> Result:
-    return Result(Level.FAILED, text)
+Result = tuple[Level, str]
 
 
 @click.command("doctor", cls=Command)
@@ -60,11 +44,11 @@ def doctor(context: click.Context) -> None:
     levels = set()
     for name, check in CHECKS.items():
         try:
-            result = check()
+            level, said = check()
         except SQLAlchemyError as error:
-            result = _failed(f"the database does not answer ({type(error).__name__})")
-        levels.add(result.level)
-        click.echo(f"{result.level:<8} {name}: {result.text}")
+            level, said = Level.FAILED, f"the database does not answer ({type(error).__name__})"
+        levels.add(level)
+        click.echo(f"{level:<8} {name}: {said}")
     if Level.FAILED in levels:
         context.exit(EXIT_UNSOUND)
 
@@ -76,8 +60,8 @@ def configuration() -> Result:
         "localhost",
         "::1",
     ):
-        return _failed(f"BASE_URL is {address}: without https, cookies and keys can be read")
-    return _ok(f"BASE_URL is {address}")
+        return Level.FAILED, f"BASE_URL is {address}: without https, cookies and keys can be read"
+    return Level.OK, f"BASE_URL is {address}"
 
 
 def secrets() -> Result:
@@ -94,28 +78,30 @@ def secrets() -> Result:
         if path.stat().st_mode & 0o077:
             open_to_others.append(f"{path} (fix: chmod go= {path})")
     if open_to_others:
-        return _failed(f"others on this machine may read {', '.join(open_to_others)}")
+        return Level.FAILED, f"others on this machine may read {', '.join(open_to_others)}"
     if not set(configured.audit_keys[:1]) - set(configured.key_peppers):
-        return _warning(
+        return Level.WARNING, (
             "the audit log has no key of its own: who learns KEY_PEPPER can forge it. "
             "Set AUDIT_KEY, the same on all hosts"
         )
-    return _ok(f"kept in {folder}, for their owner alone" if in_use else "from the environment")
+    if in_use:
+        return Level.OK, f"kept in {folder}, for their owner alone"
+    return Level.OK, "from the environment"
 
 
 def api_keys() -> Result:
     """Each is told of in the log, which vouches for that: see `audit verify`."""
-    said = select(AuditEvent.id).where(
+    event = select(AuditEvent.id).where(
         AuditEvent.organization_id == ApiKey.organization_id,
         AuditEvent.action == Action.KEY_CREATED,
         AuditEvent.target_id == cast(ApiKey.id, String),
         AuditEvent.detail["hint"].as_string() == ApiKey.hint,
     )
-    found = db.session.scalars(select(ApiKey.id).where(~said.exists()).order_by(ApiKey.id)).all()
+    found = db.session.scalars(select(ApiKey.id).where(~event.exists()).order_by(ApiKey.id)).all()
     if found:
-        numbers = ", ".join(map(str, found[:10]))
-        return _failed(f"{len(found)} that the log has not seen being made; the first: {numbers}")
-    return _ok("the log tells of the making of each")
+        said = f"{len(found)} that the log has not seen being made"
+        return Level.FAILED, f"{said}; the first: {', '.join(map(str, found[:10]))}"
+    return Level.OK, "the log tells of the making of each"
 
 
 def database() -> Result:
@@ -124,18 +110,18 @@ def database() -> Result:
     head = set(ScriptDirectory(current_app.extensions["migrate"].directory).get_heads())
     kind = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[db.engine.dialect.name]
     if now != head:
-        is_now = ", ".join(sorted(now)) or "empty"
-        return _failed(f"{kind} is {is_now}, not {', '.join(head)}: run the command: db upgrade")
-    return _ok(f"{kind} answers, and its tables are up to date")
+        state = f"{', '.join(sorted(now)) or 'empty'}, not {', '.join(head)}"
+        return Level.FAILED, f"{kind} is {state}: run the command: db upgrade"
+    return Level.OK, f"{kind} answers, and its tables are up to date"
 
 
 def sqlite_version() -> Result:
     version = sqlite3.sqlite_version_info
     if db.engine.dialect.name != "sqlite":
-        return _ok("not in use")
+        return Level.OK, "not in use"
     if _resets_wal_safely(version):
-        return _ok(sqlite3.sqlite_version)
-    return _warning(
+        return Level.OK, sqlite3.sqlite_version
+    return Level.WARNING, (
         f"{sqlite3.sqlite_version} can, very rarely, damage a database that several processes "
         "write to (fixed in 3.51.3, 3.50.7 and 3.44.6): update it, keep backups, or use PostgreSQL"
     )
@@ -144,64 +130,64 @@ def sqlite_version() -> Result:
 def clocks() -> Result:
     now = clock.now()
     if now.year not in YEARS:
-        return _failed(f"this machine believes it is {now:%d %B %Y}")
+        return Level.FAILED, f"this machine believes it is {now:%d %B %Y}"
     if db.engine.dialect.name == "postgresql":
         with db.engine.connect() as connection:
             there = connection.execute(select(func.clock_timestamp())).scalar_one()
         apart = abs((there - clock.now()).total_seconds())
         if apart > CLOCKS_APART_MAX:
-            return _failed(f"the database’s clock is {apart:,.0f} seconds off this machine’s")
-    return _ok(f"{now:%Y-%m-%d %H:%M:%S} UTC")
+            return Level.FAILED, f"the database’s clock is {apart:,.0f} seconds off this machine’s"
+    return Level.OK, f"{now:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def rate_limits() -> Result:
     rate, shared = settings().key_rate_limit, limits.current().shared
     said = f"a key may call {rate.calls:,} times in {rate.seconds:,} s"
     if shared is None:
-        return _ok(f"{said}, counted in each worker for itself (REDIS_URL is not set)")
+        return Level.OK, f"{said}, counted in each worker for itself (REDIS_URL is not set)"
     wrong = shared.ping()
     if wrong is not None:
-        return _failed(f"Redis does not answer ({wrong}): each worker counts for itself")
-    return _ok(f"{said}, counted in Redis for all workers")
+        return Level.FAILED, f"Redis does not answer ({wrong}): each worker counts for itself"
+    return Level.OK, f"{said}, counted in Redis for all workers"
 
 
 def leak_reports() -> Result:
     reporters = current_app.extensions.get("leak_reporters")
     if reporters is None:
-        return _ok("not taken (LEAK_REPORT_KEYS_URL is not set)")
+        return Level.OK, "not taken (LEAK_REPORT_KEYS_URL is not set)"
     wrong = reporters.refresh()
     if wrong is not None:
-        return _failed(f"LEAK_REPORT_KEYS_URL can’t be read ({wrong}): none is taken")
-    return _ok(f"taken when signed with one of {len(reporters)} public keys")
+        return Level.FAILED, f"LEAK_REPORT_KEYS_URL can’t be read ({wrong}): none is taken"
+    return Level.OK, f"taken when signed with one of {len(reporters)} public keys"
 
 
 def mail() -> Result:
     server = settings().mail_server
     if server is None:
-        return _ok(f"off (MAIL_URL is not set); people write to {settings().support_email}")
+        return Level.OK, f"off (MAIL_URL is not set); people write to {settings().support_email}"
     where = f"{server.host}:{server.port}"
     try:
         smtp.check(settings())
     except (OSError, ValueError) as error:
-        return _failed(f"{where} can’t be used ({smtp.why(error)})")
+        return Level.FAILED, f"{where} can’t be used ({smtp.why(error)})"
     lost = notices.undelivered(db.session())
     if lost:
-        return _warning(f"{where} answers, but {lost} in the last week could not be delivered")
+        return Level.WARNING, f"{where} answers, but {lost} in the last week could not be delivered"
     if not (server.tls or server.starttls or config.is_loopback(server.host)):
-        return _warning(f"{where} answers, but what is sent there can be read on the way")
-    return _ok(f"{where} takes mail from {settings().mail_from}")
+        return Level.WARNING, f"{where} answers, but what is sent there can be read on the way"
+    return Level.OK, f"{where} takes mail from {settings().mail_from}"
 
 
 def proxy() -> Result:
     hops = settings().trusted_proxies
     if hops:
-        return _ok(f"addresses are believed from {hops} in front (TRUSTED_PROXIES)")
+        return Level.OK, f"addresses are believed from {hops} in front (TRUSTED_PROXIES)"
     if settings().secure:
-        return _warning(
+        return Level.WARNING, (
             "BASE_URL is https and TRUSTED_PROXIES is 0: every visitor has the proxy’s address. "
             "Behind one proxy, set TRUSTED_PROXIES=1"
         )
-    return _ok("none; addresses are those of the connections")
+    return Level.OK, "none; addresses are those of the connections"
 
 
 CHECKS: dict[str, Callable[[], Result]] = {

@@ -46,8 +46,9 @@ def move_database(url: str) -> None:
         raise click.ClickException("Only SQLite is moved. From PostgreSQL, use pg_dump.")
     if url == current_app.config["SETTINGS"].database_url:
         raise click.ClickException("--to is the database that is in use now.")
-    if (state := doctor.database()).level is not doctor.Level.OK:
-        raise click.ClickException(state.text)
+    level, said = doctor.database()
+    if level is not doctor.Level.OK:
+        raise click.ClickException(said)
     engine = create_engine(
         url, hide_parameters=True, execution_options={"sqlite_begin": "IMMEDIATE"}
     )
