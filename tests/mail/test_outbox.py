@@ -15,7 +15,7 @@ from convene_keys import create_app
 from convene_keys.audit.log import Actor
 from convene_keys.db.session import db, transaction
 from convene_keys.keys import lifecycle
-from convene_keys.mail import outbox
+from convene_keys.mail import outbox, smtp
 from convene_keys.models import Mail, Member, Organization, Scope, Tool
 from tests import factories
 from tests.conftest import Clock, wait_for
@@ -148,7 +148,7 @@ def test_server_down_for_an_hour_delays_nothing_but_the_mail(
             expires_in_days=None,
             peppers=[PEPPER],
         )
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < smtp.TIMEOUT / 3
     for _ in range(60):
         deliver()
         assert all(each.sent_at is None and each.due_at is not None for each in mails())
