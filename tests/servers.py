@@ -341,5 +341,4 @@ class Load:
                 else:
                     self.refused.add((answer.status, answer.headers["Retry-After"]))
                 self._news.notify_all()
-            if answer.status != 200 or self._pause:
-                self._over.wait(self._pause or 0.02)
+            self._over.wait(self._pause if answer.status == 200 else 0.02)

@@ -192,7 +192,7 @@ class Commands(threading.Thread):
 def test_sqlite_is_never_locked_to_eight_writers_and_a_command(
     app: Flask, database_url: str, tmp_path: Path, seconds: int, pause: float
 ) -> None:
-    decisions = Decisions(1_000 * seconds if pause else 3_000 * seconds)
+    decisions = Decisions(3_000 * seconds)
     with (
         Server(database_url, tmp_path / "server.log") as server,
         Load(server.port, decisions.token, CLIENTS, iter(decisions.changes), pause=pause) as load,

@@ -186,9 +186,10 @@ def post(
     """
     name, copy = inert(organization.name), _COPY[kind]
     words = {"organization": name, **words}
-    letter = {part: text.format_map(words) for part, text in copy.items()}
     short = {word: inert(value, IN_SUBJECT) for word, value in words.items()}
-    letter["subject"] = copy["subject"].format_map(short)
+    letter = {
+        part: text.format_map(short if part == "subject" else words) for part, text in copy.items()
+    }
     context = {
         "letter": letter,
         "facts": facts,
