@@ -2,6 +2,7 @@
 
 import http.client
 import itertools
+import multiprocessing
 import os
 import re
 import signal
@@ -11,16 +12,36 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlencode
 
+from gunicorn.app import wsgiapp
+
 from tests.databases import environ
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+# Starts what forks of it are wanted for, once; importing the product takes longer than most tests.
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(["tests.warm"])
+
+
+def _become_gunicorn(arguments: Sequence[str], settings: Mapping[str, str], log: Path) -> None:
+    """Be gunicorn from here on, in a session of its own, with all it has to say in `log`."""
+    os.setsid()
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(ROOT)
+    os.environ.clear()
+    os.environ.update(settings)
+    sys.argv = ["gunicorn", *arguments]
+    wsgiapp.run()
 
 
 def free_port() -> int:
@@ -39,29 +60,25 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         self._environ = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("COV_CORE")},
+            **os.environ,
             **environ(database_url, PORT=str(self.port), BASE_URL=self.url),
             "KEY_RATE_LIMIT": "9999999/minute",  # most tests of a server are meant to press it
             **settings,
         }
 
     def __enter__(self) -> Self:
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "gunicorn", "-c", "deploy/gunicorn.conf.py"),
-                    *("--bind", f"127.0.0.1:{self.port}", f"--workers={self._number}", "wsgi:app"),
-                ],
-                cwd=ROOT,
-                env=self._environ,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        arguments = ["-c", "deploy/gunicorn.conf.py", "--bind", f"127.0.0.1:{self.port}"]
+        arguments += [f"--workers={self._number}", "wsgi:app"]
+        self._process = _forks.Process(
+            target=_become_gunicorn, args=(arguments, self._environ, self.log)
+        )
+        self._process.start()
+        assert self._process.pid
+        self._pid: int = self._process.pid
         end = time.monotonic() + 30
         try:
             while not self._ready():
-                assert self._process.poll() is None, self.log.read_text()
+                assert self.ended() is None, self.log.read_text()
                 assert time.monotonic() < end, self.log.read_text()
                 time.sleep(0.05)
         except BaseException:
@@ -70,17 +87,16 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
+        self.stop()
+        self._process.join(timeout=60)
+        if self.ended() is None:
             self.kill()
-            raise
+            raise TimeoutError("the server did not stop")
 
     def kill(self) -> None:
         """End all of it at once, as if the machine had lost its power."""
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        os.killpg(self._pid, signal.SIGKILL)
+        self._process.join()
 
     def stop(self) -> None:
         """Ask it to finish what is under way and to end."""
@@ -88,7 +104,7 @@ class Server:
 
     def ended(self) -> int | None:
         """Its exit code, or None while it runs."""
-        return self._process.poll()
+        return self._process.exitcode
 
     def answers(self) -> bool:
         """Whether a stranger is served."""
@@ -103,7 +119,7 @@ class Server:
 
     def workers(self) -> list[int]:
         """The process ids of the workers that are alive now."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        children = Path(f"/proc/{self._pid}/task/{self._pid}/children")
         return [int(number) for number in children.read_text().split()]
 
     def kill_worker(self, number: int) -> None:

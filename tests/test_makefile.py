@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -11,7 +12,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from shutil import copy
 
-from tests.servers import ROOT, free_port
+from tests.conftest import wait_for
+from tests.databases import environ
+from tests.servers import ROOT, Visitor, free_port
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -71,3 +74,30 @@ def test_setting_up_names_what_it_fetches_and_says_when_the_network_is_missing(
     assert (code, failure) == (0, "")
     assert told == [begun, "  fetching apples", "  fetching pears", "  installing …"]
     assert begun not in install()[1]
+
+
+def test_make_run_makes_the_database_shows_the_link_and_serves_it(tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    settings = environ(f"sqlite:///{tmp_path}/new/keys.db", PORT=str(port))
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(
+            ["make", "run"],
+            cwd=ROOT,
+            env=os.environ | settings,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        ) as running,
+    ):
+        try:
+            wait_for(lambda: "Booting worker" in log.read_text() or running.poll(), seconds=60)
+            link = f"http://127.0.0.1:{port}/setup?code="
+            assert f"Set up Convene Keys here: {link}" in log.read_text()
+            code = log.read_text().partition(link)[2].split()[0]
+            with Visitor(port) as visitor:
+                status, page = visitor.get(f"/setup?code={code}")
+            assert (status, "Welcome" in page) == (200, True)
+        finally:
+            os.killpg(running.pid, signal.SIGTERM)
+    assert "Shutting down: Master" in log.read_text()

@@ -1,0 +1,10 @@
+"""All that a server imports. Each server of a test run is a fork of a process that has done so."""
+
+import gunicorn.app.wsgiapp
+import gunicorn.workers.gthread  # noqa: F401
+import sqlalchemy.dialects.sqlite.pysqlite  # noqa: F401
+
+from convene_keys import create_app
+from tests.databases import environ
+
+create_app(environ("postgresql+psycopg://nobody@127.0.0.1/nothing"))  # never asked
