@@ -89,38 +89,23 @@ def session(of: Member) -> tuple[SignInSession, str]:
 def market_data(of: Organization) -> None:
     """Market 1, date 1 (in ten days), vendor 1, applications 1–2, bookings 1–3, all pending."""
     day = date.fromordinal(clock.now().date().toordinal() + 10)
-    rows = [
-        Market(organization_id=of.id, id=1, name="Old Harbour", location="Quay 3"),
-        Vendor(
-            organization_id=of.id,
-            id=1,
-            name="Green Acre Farm",
-            name_folded="green acre farm",
-            category="Produce",
-            contact_name="Noor",
-            email="noor@example.org",
+    seller = {"name": "Green Acre Farm", "name_folded": "green acre farm", "category": "Produce"}
+    hours = {"opens": "08:00", "closes": "13:00"}
+    tables: list[tuple[Any, int, dict[str, Any]]] = [
+        (Market, 1, {"name": "Old Harbour", "location": "Quay 3"}),
+        (Vendor, 1, {**seller, "contact_name": "Noor", "email": "noor@example.org"}),
+        (
+            MarketDate,
+            1,
+            {"market_id": 1, "date": day, **hours, "stalls": 20, "status": "published"},
         ),
+        (VendorApplication, 2, {"market_id": 1, "vendor_id": 1}),
+        (Booking, 3, {"market_date_id": 1, "vendor_id": 1, "amount": 4500}),
     ]
-    for row in rows:
-        _saved(row)
-    _saved(
-        MarketDate(
-            organization_id=of.id,
-            id=1,
-            market_id=1,
-            date=day,
-            opens="08:00",
-            closes="13:00",
-            stalls=20,
-            status="published",
-        )
-    )
-    for number in (1, 2):
-        _saved(VendorApplication(organization_id=of.id, id=number, market_id=1, vendor_id=1))
-    for number in (1, 2, 3):
-        _saved(
-            Booking(organization_id=of.id, id=number, market_date_id=1, vendor_id=1, amount=4500)
-        )
+    for table, count, values in tables:
+        rows = [{"organization_id": of.id, "id": n + 1, **values} for n in range(count)]
+        db.session.execute(insert(table), rows)
+    db.session.commit()
 
 
 def bookings(of: Organization, numbers: range) -> None:

@@ -27,8 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 # Starts what forks of it are wanted for, once; importing the product takes longer than most tests.
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["tests.warm"])
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(["tests.warm"])
 
 
 def _become_gunicorn(arguments: Sequence[str], settings: Mapping[str, str], log: Path) -> None:
@@ -69,7 +69,7 @@ class Server:
     def __enter__(self) -> Self:
         arguments = ["-c", "deploy/gunicorn.conf.py", "--bind", f"127.0.0.1:{self.port}"]
         arguments += [f"--workers={self._number}", "wsgi:app"]
-        self._process = _forks.Process(
+        self._process = forks.Process(
             target=_become_gunicorn, args=(arguments, self._environ, self.log)
         )
         self._process.start()

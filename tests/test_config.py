@@ -5,6 +5,8 @@ import stat
 import subprocess
 import sys
 from datetime import timedelta
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -13,6 +15,7 @@ import pytest
 
 from convene_keys import config
 from convene_keys.config import ConfigError, Rate, Settings, load
+from tests.servers import forks
 
 ROOT = Path(__file__).parent.parent
 LONG = "x" * 32
@@ -384,26 +387,23 @@ def test_loser_of_the_race_for_a_secret_takes_the_winners(
     assert [path.name for path in tmp_path.iterdir()] == ["secret_key"]
 
 
+def _tell_secrets(instance: Path, all_here: Barrier, told: "Queue[tuple[str, ...]]") -> None:
+    all_here.wait(60)
+    settings = load({}, instance)
+    told.put((settings.secret_key, *settings.key_peppers, *settings.audit_keys))
+
+
 def test_concurrent_starts_agree_on_their_secrets(tmp_path: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from convene_keys.config import load\n"
-        "sys.stdin.read()\n"
-        "s = load({}, Path(sys.argv[1])); print(s.secret_key, *s.key_peppers, *s.audit_keys)"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path / "instance")]
-    starts = [
-        subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(4)
-    ]
-    for start in starts:  # so that they begin together: each waits for the end of its input
-        assert start.stdin
-        start.stdin.close()
-        start.stdin = None
-    answers = {start.communicate(timeout=60)[0] for start in starts}
+    all_here, told = forks.Barrier(4), forks.Queue()
+    args = (tmp_path / "instance", all_here, told)
+    starts = [forks.Process(target=_tell_secrets, args=args) for _ in range(4)]
+    for start in starts:
+        start.start()
+    answers = {told.get(timeout=60) for _ in starts}
+    for start in starts:
+        start.join()
     assert len(answers) == 1
-    assert len(answers.pop().split()) == 3
+    assert len(answers.pop()) == 3
     assert len(list((tmp_path / "instance").iterdir())) == 3
 
 

@@ -2,6 +2,7 @@
 
 import contextvars
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -55,12 +56,20 @@ def tables(url: str) -> list[str]:
         return inspect(db.engine).get_table_names()
 
 
-@pytest.fixture
-def source(sqlite_url: str) -> tuple[str, str]:
+@pytest.fixture(scope="module")
+def season(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """An SQLite installation with a season of sample data and keys at work, and one more key."""
-    assert flask(sqlite_url, "demo").exit_code == 0
-    token = flask(sqlite_url, "keys", "create", "--organization", 1, "--name", "Moves along")
-    return sqlite_url, token.stdout.strip()
+    path = shutil.copy(sqlite_template, tmp_path_factory.mktemp("season") / "keys.db")
+    url = f"sqlite:///{path}"
+    assert flask(url, "demo").exit_code == 0
+    token = flask(url, "keys", "create", "--organization", 1, "--name", "Moves along")
+    return path, token.stdout.strip()
+
+
+@pytest.fixture
+def source(season: tuple[Path, str], tmp_path: Path) -> tuple[str, str]:
+    """A copy of that, and the key."""
+    return f"sqlite:///{shutil.copy(season[0], tmp_path / 'source.db')}", season[1]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -429,6 +429,9 @@ def _text(size: int, source: random.Random) -> bytes:
     return source.randbytes(size).translate(BASE62)
 
 
+@pytest.mark.parametrize(
+    "shared", ["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)], indirect=True
+)
 def test_ten_thousand_files_with_two_hundred_keys(
     run: Run,  # noqa: F811
     organization: Organization,
