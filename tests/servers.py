@@ -12,13 +12,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlencode
 
+from flask import cli
 from gunicorn.app import wsgiapp
 
 from tests.databases import environ
@@ -31,17 +32,40 @@ forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(["tests.warm"])
 
 
-def _become_gunicorn(arguments: Sequence[str], settings: Mapping[str, str], log: Path) -> None:
-    """Be gunicorn from here on, in a session of its own, with all it has to say in `log`."""
+def _become(
+    program: Callable[[], object],
+    argv: Sequence[str],
+    settings: Mapping[str, str],
+    out: Path,
+    errors: Path,
+    given: Path = Path(os.devnull),
+) -> None:
+    """Be this program from here on, in a session of its own, with files for what it reads and writes."""
     os.setsid()
-    with log.open("wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    for number, file in ((0, given), (1, out), (2, errors)):
+        os.dup2(os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  multiprocessing has put nothing in its place
     os.chdir(ROOT)
     os.environ.clear()
     os.environ.update(settings)
-    sys.argv = ["gunicorn", *arguments]
-    wsgiapp.run()
+    sys.argv = [*argv]
+    program()
+
+
+def flask(
+    database_url: str, *args: str, typed: str = "", **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """What a command that runs as a process of its own ends with."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err, stdin = (Path(folder) / name for name in ("out", "err", "in"))
+        stdin.write_text(typed)
+        argv = ["flask", "--app", "wsgi", *args]
+        values = {**os.environ, **environ(database_url), **settings}
+        process = forks.Process(target=_become, args=(cli.main, argv, values, out, err, stdin))
+        process.start()
+        process.join(60)
+        assert process.exitcode is not None
+        return subprocess.CompletedProcess(argv, process.exitcode, out.read_text(), err.read_text())
 
 
 def free_port() -> int:
@@ -67,10 +91,11 @@ class Server:
         }
 
     def __enter__(self) -> Self:
-        arguments = ["-c", "deploy/gunicorn.conf.py", "--bind", f"127.0.0.1:{self.port}"]
-        arguments += [f"--workers={self._number}", "wsgi:app"]
+        argv = ["gunicorn", "-c", "deploy/gunicorn.conf.py", f"--bind=127.0.0.1:{self.port}"]
+        argv += [f"--workers={self._number}", "wsgi:app"]
+        self.log.unlink(missing_ok=True)
         self._process = forks.Process(
-            target=_become_gunicorn, args=(arguments, self._environ, self.log)
+            target=_become, args=(wsgiapp.run, argv, self._environ, self.log, self.log)
         )
         self._process.start()
         assert self._process.pid
@@ -184,15 +209,8 @@ def serving_demo(**settings: str) -> Iterator[tuple[Server, str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/demo.db"
         for command in (["db", "upgrade"], ["demo"]):
-            done = subprocess.run(
-                [sys.executable, "-m", "flask", "--app", "wsgi", *command],
-                cwd=ROOT,
-                env=os.environ | environ(url),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                check=True,
-            )
+            done = flask(url, *command)
+            done.check_returncode()
         found = re.search(r"with (\S+) and the password (\S+)", done.stdout)
         assert found, done.stdout
         with Server(url, Path(folder) / "server.log", **settings) as server:

@@ -4,9 +4,6 @@ import contextvars
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,11 +26,11 @@ from convene_keys.models import ApiKey, AuditEvent, Booking, Member, Organizatio
 from tests import factories
 from tests.conftest import Clock
 from tests.databases import PEPPER, environ
+from tests.servers import flask
 
 pytestmark = pytest.mark.pages
 
 PASSWORD = "seven lemons under the pier"
-ROOT = Path(__file__).resolve().parent.parent.parent
 Run = Callable[..., Result]
 
 
@@ -694,22 +691,9 @@ def test_commands_say_in_one_line_that_the_database_has_no_tables(tmp_path: Path
         assert "the command: doctor" in failed(runner.invoke(args=command))
 
 
-def flask(database_url: str, *args: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "wsgi", *args],
-        cwd=ROOT,
-        env={**os.environ, **environ(database_url), **settings},
-        capture_output=True,
-        text=True,
-        input=f"{PASSWORD}\n",
-        timeout=60,
-        check=False,
-    )
-
-
 @pytest.mark.slow
 def test_a_real_process_sets_up_makes_a_key_and_exports(database_url: str) -> None:
-    made = flask(database_url, *NEW_ORGANIZATION)
+    made = flask(database_url, *NEW_ORGANIZATION, typed=f"{PASSWORD}\n")
     assert (made.returncode, made.stderr) == (0, "")
     number = made.stdout.strip()
     key = flask(database_url, "keys", "create", "--organization", number, "--name", "Lönneberga")

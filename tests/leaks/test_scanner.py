@@ -429,9 +429,7 @@ def _text(size: int, source: random.Random) -> bytes:
     return source.randbytes(size).translate(BASE62)
 
 
-@pytest.mark.parametrize(
-    "shared", ["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)], indirect=True
-)
+@pytest.mark.pages
 def test_ten_thousand_files_with_two_hundred_keys(
     run: Run,  # noqa: F811
     organization: Organization,
