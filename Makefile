@@ -1,6 +1,6 @@
 # Convene Keys: `make` or `make help` lists what there is to do.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-quick soak deploytest lint conformance bench lighthouse screenshots reference
+.PHONY: help install run demo test test-quick coverage soak deploytest lint conformance bench lighthouse screenshots reference
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 # Compiled once, not at each start, whatever the shell around it asks for.
@@ -14,6 +14,8 @@ set -o pipefail; $(BIN)/python -u -m pip install --disable-pip-version-check --n
 	sed -un 's/^Collecting \([^= ]*\).*/  fetching \1/p; s/^Installing collected .*/  installing …/p' || { \
 	echo "That failed, as said above. It needs the network once: is this computer connected?" >&2; exit 1; }
 endef
+# Three at a time on two cores, since many tests wait for a server.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 SERVE := exec $(BIN)/gunicorn --config deploy/gunicorn.conf.py --bind "127.0.0.1:$${PORT:-8000}"
 # The first Python that is new enough. Set PYTHON to choose another.
 NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
@@ -51,13 +53,16 @@ demo: .venv/runtime ## The same with a database of its own, full of sample data
 test: .venv/tests ## Set up what the tests need, then run every test
 	@{ $(HAS_TEST_PACKAGES) || { $(INSTALL_TEST_PACKAGES) && $(HAS_TEST_PACKAGES); }; } >/dev/null 2>&1 || { \
 	echo "The tests need Chromium, Redis, nginx, Caddy and Node 18 or newer. Please install them: apt-get install -y $(TEST_PACKAGES)" >&2; exit 1; }
-	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
+	@$(PYTEST)
+
+coverage: .venv/tests ## Run every test and count what they reach: 95 % at least
+	@$(PYTEST) --cov --cov-report=term
 
 test-quick: .venv/tests ## What tells most while you write: SQLite alone, no browser and no server
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not soak and not slow" -k "not postgresql"
+	@$(PYTEST) -n 2 -q -m "not soak and not slow" -k "not postgresql"
 
 soak: .venv/tests ## Run the long forms of the tests, and print what they measured
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m soak --durations=0 -rfEP
+	@$(PYTEST) -n 2 -m soak --durations=0 -rfEP
 
 deploytest: .venv/tests ## Start deploy/'s units under systemd of Debian 12 and 13, in containers; needs root
 	@[ "$$(id -u)" = 0 ] || { echo "make deploytest needs root: it starts containers." >&2; exit 1; }
