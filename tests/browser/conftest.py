@@ -25,6 +25,7 @@ ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--renderer-process-limit=1",  # one for each context, as long as it has a page
 ]
 PATIENCE = 30_000  # milliseconds; generous, since a busy machine is no fault
 expect.set_options(timeout=PATIENCE)
@@ -187,6 +188,7 @@ class SeededSite:
             if person != "nobody":
                 cookie = self.season.cookies[person]
                 context.add_cookies([{"name": "convene", "value": cookie, "url": self.server.url}])
+            context.new_page().goto("/healthz")  # stays, and its process with it for the others
         return self.contexts[person].new_page()
 
 
