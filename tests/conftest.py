@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +17,16 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
-from jinja2 import FileSystemBytecodeCache
-from werkzeug.routing import Rule
 
 from convene_keys import clock, create_app, limits
 from convene_keys.accounts import passwords
 from convene_keys.db.session import db
 from convene_keys.models import ApiKey, Member, Organization
-from tests import factories
+from tests import compiled, factories
 from tests.databases import EmptiedPostgres, EmptiedSQLite, Postgres, environ, hasten
 
+compiled.once()
 passwords.COST = 4  # bcrypt at full cost takes 240 ms; its own test restores it
-# Each test has an application of its own, and compiling a page takes longer than the test.
-_compiled = tempfile.TemporaryDirectory(prefix="templates-")
-Flask.jinja_options = {"bytecode_cache": FileSystemBytecodeCache(_compiled.name)}
-
-
-class CompiledOnce(Rule):
-    """A route whose code is made once for all applications: that is most of making one."""
-
-    @lru_cache(1_000)  # noqa: B019  equal rules share it
-    def _compile_builder(self, append_unknown: bool = True) -> Any:
-        return super()._compile_builder(append_unknown)
-
-    def __hash__(self) -> int:
-        return hash(self.rule)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Rule) and (self.rule, self.defaults, self.build_only) == (
-            other.rule,
-            other.defaults,
-            other.build_only,
-        )
-
-
-Flask.url_rule_class = CompiledOnce
-
 
 # Files of tests that start the product itself, other servers or programs.
 SLOW = {
@@ -220,6 +193,12 @@ def shared(request: pytest.FixtureRequest) -> Shared:
     shared: Shared = request.getfixturevalue(f"shared_{kind}")
     shared.database.empty()
     return shared
+
+
+# Of a test in which the databases can't differ: PostgreSQL has its turn in `make soak`.
+ON_SQLITE = pytest.mark.parametrize(
+    "shared", ["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)], indirect=True
+)
 
 
 @pytest.fixture
