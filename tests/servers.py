@@ -375,4 +375,4 @@ class Load:
                 else:
                     self.refused.add((answer.status, answer.headers["Retry-After"]))
                 self._news.notify_all()
-            self._over.wait(self._pause if answer.status == 200 else 0.02)
+            self._over.wait(self._pause if answer.status == 200 else max(self._pause, 0.02))
