@@ -195,12 +195,6 @@ def shared(request: pytest.FixtureRequest) -> Shared:
     return shared
 
 
-# Of a test in which the databases can't differ: PostgreSQL has its turn in `make soak`.
-ON_SQLITE = pytest.mark.parametrize(
-    "shared", ["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)], indirect=True
-)
-
-
 @pytest.fixture
 def database_url(shared: Shared) -> str:
     """An empty, migrated database; not for what changes more of it than rows."""

@@ -23,7 +23,7 @@ from convene_keys.db.session import db, transaction
 from convene_keys.models import AuditEvent, AuditSeal, Organization
 from tests import factories
 from tests.audit.test_seals import unguarded
-from tests.databases import PEPPER, environ
+from tests.databases import ON_SQLITE, PEPPER, environ
 
 EVENT: Table = AuditEvent.__table__
 SEAL: Table = AuditSeal.__table__
@@ -197,6 +197,7 @@ def forge(rows: Rows, place: int, form: str | None, *, all_of_it: bool = False) 
     return {EVENT.name: events, SEAL.name: kept}, of
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("rotation", ROTATIONS)
 def test_forging_with_the_old_secret_is_found_everywhere(
     app: Flask, database_url: str, rotation: str
@@ -215,7 +216,7 @@ def test_forging_with_the_old_secret_is_found_everywhere(
         honest = rows_now()
         assert [found(each)[0] for each in of] == [None] * 4
         missed = []
-        for place in range(100):
+        for place in range(48):  # each thing done in each of the ways, thrice
             form, all_of_it = WAYS[place // 4 % 4]
             rows, forged = forge(honest, place, form, all_of_it=all_of_it)
             put(rows)
