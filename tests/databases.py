@@ -103,7 +103,7 @@ class Postgres:
             shutil.chown(folder, self._server.system_user)
         copy = folder / "data"
         self.tool(
-            *("pg_basebackup", "--pgdata", str(copy), "--checkpoint=fast"),
+            *("pg_basebackup", "--pgdata", str(copy), "--checkpoint=fast", "--no-sync"),
             *("--host", self.host, "--username", "postgres", *options),
         )
         self.tool("pg_verifybackup", str(copy))

@@ -23,6 +23,7 @@ from tests.databases import PEPPER, Postgres, environ
 from tests.servers import Load, Server
 
 ROOT = Path(__file__).resolve().parent.parent
+PAUSE = 0.1  # of each client, which leaves the processors to the copying
 LITESTREAM = Path(sys.executable).with_name("litestream")
 
 
@@ -102,10 +103,9 @@ def test_litestream_brings_back_what_was_acknowledged_before_its_last_copy(
         copying = subprocess.Popen(litestream(config, "replicate"), stdout=log, stderr=log)
         stack.callback(copying.wait)
         stack.callback(copying.kill)
-        server = stack.enter_context(Server(sqlite_url, tmp_path / "server.log"))
-        load = stack.enter_context(Load(server.port, token))
+        server = stack.enter_context(Server(sqlite_url, tmp_path / "server.log", workers=1))
+        load = stack.enter_context(Load(server.port, token, pause=PAUSE))
         wait_for(socket.exists)
-        load.go_on(100)
         acknowledged = load.go_on()
         sync = [LITESTREAM, "sync", "-wait", "-socket", socket, database]
         subprocess.run(sync, check=True, capture_output=True, timeout=60)
@@ -128,10 +128,9 @@ def used(postgres: Postgres, tmp_path: Path) -> Iterator[tuple[str, str, Load]]:
         token = installation(app)
         db.engine.dispose()
     with (
-        Server(postgres.url(name), tmp_path / "server.log") as server,
-        Load(server.port, token) as load,
+        Server(postgres.url(name), tmp_path / "server.log", workers=1) as server,
+        Load(server.port, token, pause=PAUSE) as load,
     ):
-        load.go_on(100)
         yield name, token, load
     assert load.refused == set()
     postgres.drop(name)
