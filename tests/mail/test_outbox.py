@@ -154,9 +154,8 @@ def test_server_down_for_an_hour_delays_nothing_but_the_mail(
     assert {each.attempts for each in mails()} == {4}
     assert all("ConnectionRefusedError" in str(each.error) for each in mails())
     box.open()
-    for _ in range(60):
-        deliver()
-        fake_clock.advance(minutes=1)
+    fake_clock.advance(hours=1)
+    deliver()
     assert box.subjects() == [f"New API key: Key {number}" for number in range(5)]
     assert len(set(box.ids())) == 5
     assert all(each.sent_at is not None for each in mails())
@@ -169,7 +168,7 @@ def test_mail_that_was_refused_is_tried_again(
 ) -> None:
     put(maya.organization_id)
     setattr(box, where, answer)
-    for _ in range(6):
+    for _ in range(2):
         deliver()
         assert mail().sent_at is None
         assert answer in str(mail().error)
@@ -184,13 +183,14 @@ def test_mail_is_given_up_after_three_days_and_that_is_told(
 ) -> None:
     put(maya.organization_id)
     box.answer_rcpt = "550 no such mailbox"
-    for _ in range(71):
-        deliver()
-        fake_clock.advance(hours=1)
-    assert mail().given_up_at is None
-    for _ in range(2):
-        deliver()
-        fake_clock.advance(hours=1)
+    deliver()
+    with transaction() as session:
+        session.execute(update(Mail).values(attempts=70))  # one an hour
+    fake_clock.advance(hours=71)
+    deliver()
+    assert (mail().attempts, mail().given_up_at) == (71, None)
+    fake_clock.advance(hours=1)
+    deliver()
     assert mail().given_up_at is not None
     assert "for good" in caplog.text
     box.answer_rcpt = ""
@@ -333,14 +333,14 @@ def test_worker_killed_in_the_middle_loses_no_mail(
     put(of.id)
     settings = {"MAIL_URL": box.url, "MAIL_FROM": SENDER}
     box.hang_before = True
-    for attempt in (1, 2, 3):
-        with Server(database_url, tmp_path / "log", **settings) as server:
+    for attempt in (1, 2):
+        with Server(database_url, tmp_path / "log", workers=1, **settings) as server:
             wait_for(lambda: mail().attempts == attempt)  # noqa: B023
             server.kill()
         due_now()
     assert box.taken == []
     box.hang_before = False
-    with Server(database_url, tmp_path / "log", **settings):
+    with Server(database_url, tmp_path / "log", workers=1, **settings):
         wait_for(lambda: mail().sent_at)
     assert len(box.taken) == 1
 
@@ -352,12 +352,12 @@ def test_worker_killed_after_the_end_once_sends_it_twice_and_then_knows(
     put(of.id, 3)
     settings = {"MAIL_URL": box.url, "MAIL_FROM": SENDER}
     box.hang = True
-    with Server(database_url, tmp_path / "log", **settings) as server:
+    with Server(database_url, tmp_path / "log", workers=1, **settings) as server:
         wait_for(lambda: len(box.taken) >= 1)
         server.kill()
     due_now()
     box.hang = False
-    with Server(database_url, tmp_path / "log", **settings):
+    with Server(database_url, tmp_path / "log", workers=1, **settings):
         wait_for(lambda: all(each.sent_at for each in mails()))
     assert set(Counter(box.ids()).values()) <= {1, 2}
     assert len(set(box.ids())) == 3
