@@ -279,10 +279,10 @@ class Caller(threading.Thread):
                         headers = {"Authorization": f"Bearer {token}", **from_elsewhere()}
                         status, _ = visitor.get("/api/v1/admin/me", **headers)
                         self.calls.append((token, began, time.time(), status))
-                time.sleep(0.002)
+                time.sleep(0.01)
 
 
-@pytest.mark.parametrize("rotations", [20, pytest.param(100, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("rotations", [8, pytest.param(100, marks=pytest.mark.soak)])
 def test_no_call_fails_in_the_grace_period_and_none_of_the_old_key_succeeds_after_it(
     app: Flask, database_url: str, tmp_path: Path, rotations: int
 ) -> None:
