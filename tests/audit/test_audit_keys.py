@@ -199,8 +199,10 @@ def forge(rows: Rows, place: int, form: str | None, *, all_of_it: bool = False) 
 
 @ON_SQLITE
 @pytest.mark.parametrize("rotation", ROTATIONS)
+# Each thing done in each of the ways, thrice.
+@pytest.mark.parametrize("places", [48, pytest.param(100, marks=pytest.mark.soak)])
 def test_forging_with_the_old_secret_is_found_everywhere(
-    app: Flask, database_url: str, rotation: str
+    app: Flask, database_url: str, rotation: str, places: int
 ) -> None:
     before, after = ROTATIONS[rotation]
     with started(database_url, before):
@@ -216,7 +218,7 @@ def test_forging_with_the_old_secret_is_found_everywhere(
         honest = rows_now()
         assert [found(each)[0] for each in of] == [None] * 4
         missed = []
-        for place in range(48):  # each thing done in each of the ways, thrice
+        for place in range(places):
             form, all_of_it = WAYS[place // 4 % 4]
             rows, forged = forge(honest, place, form, all_of_it=all_of_it)
             put(rows)

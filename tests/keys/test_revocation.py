@@ -171,10 +171,11 @@ class Guesser(threading.Thread):
                 self.over.wait(PAUSE)
 
 
+@pytest.mark.parametrize("keys", [4, pytest.param(20, marks=pytest.mark.soak)])
 def test_a_manager_revokes_while_others_guess_the_password(
-    app: Flask, database_url: str, tmp_path: Path
+    app: Flask, database_url: str, tmp_path: Path, keys: int
 ) -> None:
-    keys, of = 4, factories.organization()
+    of = factories.organization()
     hashed = passwords.hash_password(PASSWORD, [PEPPER])
     maya = factories.member(of, "manager", email="maya@example.org", password_hash=hashed)
     ids = [factories.api_key(of, f"Key {number}", creator=maya)[0].id for number in range(keys + 1)]
