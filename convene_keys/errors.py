@@ -1,6 +1,6 @@
 """What can go wrong, each with a stable code. Raised below, turned into an answer once, on top."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -74,6 +74,14 @@ class Invalid(Problem):
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__(" ".join(f"{e.field}: {e.message}" for e in errors))
         self.errors = tuple(errors)
+
+
+def cleaned(field: str, clean: Callable[[], str]) -> str:
+    """What `clean` returns. Raises `Invalid` on `field` with the sentence of its `ValueError`."""
+    try:
+        return clean()
+    except ValueError as error:
+        raise Invalid([FieldError(field, str(error))]) from None
 
 
 class TooMany(Problem):

@@ -12,14 +12,22 @@ from sqlalchemy.orm import Session
 from convene_keys import clock
 from convene_keys.accounts import links, passwords
 from convene_keys.accounts.authorization import acting, changing_team
-from convene_keys.accounts.sessions import end_sessions_of
+from convene_keys.accounts.sessions import end_sessions
 from convene_keys.accounts.sign_in import require_strong
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, Target, record
 from convene_keys.db.session import transaction
-from convene_keys.errors import Conflict, FieldError, Invalid, NotFound
+from convene_keys.errors import Conflict, FieldError, Invalid, NotFound, cleaned
 from convene_keys.mail import notices
-from convene_keys.models import ID_MAX, ApiKey, Member, Organization, Role, SignInLink
+from convene_keys.models import (
+    ID_MAX,
+    ApiKey,
+    Member,
+    Organization,
+    Role,
+    SignInLink,
+    SignInSession,
+)
 from convene_keys.text import EMAIL_MAX, clean_line, fold
 
 
@@ -88,7 +96,7 @@ def invite(actor: Actor, *, name: str, email: str, role: Role) -> tuple[Member, 
 
 def change_member(actor: Actor, member_id: int, *, name: str, role: Role) -> Member:
     """Change a member's name and role. Raises `NotFound`, `Invalid`, or `Conflict` for one's own role."""
-    name = clean_name("name", name)
+    name = cleaned("name", lambda: clean_line(name))
     with changing_team(actor) as session:
         member = get(session, actor.organization_id, member_id)
         if role != member.role and member.id == actor.member_id:
@@ -115,7 +123,7 @@ def set_disabled(actor: Actor, member_id: int, *, disabled: bool) -> Member:
             return member
         member.disabled_at = clock.now() if disabled else None
         if disabled:
-            end_sessions_of(session, member.id)
+            end_sessions(session, SignInSession.member_id == member.id)
         session.flush()
         _require_admin(session, actor.organization_id)
         action = Action.MEMBER_DISABLED if disabled else Action.MEMBER_ENABLED
@@ -162,14 +170,15 @@ def accept(code: str, password: str, origin: Origin, peppers: Sequence[str]) -> 
         links.serialize_team(session, organization_id)
         link = links.opened_by(session, code)
         link.member.password_hash = hashed
-        end_sessions_of(session, link.member_id)
+        end_sessions(session, SignInSession.member_id == link.member_id)
         links.use(session, link, origin)
         return link.member
 
 
 def rename_self(actor: Actor, name: str) -> None:
     """Change the acting member's own name. Raises `Invalid`."""
-    _change_self(actor, Action.MEMBER_RENAMED, {"name": clean_name("name", name)})
+    name = cleaned("name", lambda: clean_line(name))
+    _change_self(actor, Action.MEMBER_RENAMED, {"name": name})
 
 
 def choose_mail(actor: Actor, *, weekly_digest: bool) -> None:
@@ -183,14 +192,6 @@ def _change_self(actor: Actor, action: Action, changes: Mapping[str, object]) ->
         changed = apply_changes(member, changes)
         if changed:
             record(session, actor, action, _target(member), detail=changed)
-
-
-def clean_name(field: str, value: str) -> str:
-    """A clean name. Raises `Invalid` on `field`."""
-    try:
-        return clean_line(value)
-    except ValueError as error:
-        raise Invalid([FieldError(field, str(error))]) from None
 
 
 def apply_changes(row: object, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,20 +214,21 @@ def collect_error(errors: list[FieldError], field: str, clean: Callable[[], str]
         return ""
 
 
+def new_member(errors: list[FieldError], name: str, email: str, role: Role) -> Member:
+    """Of no organization yet. What is wrong with the input is added to `errors`."""
+    name = collect_error(errors, "name", lambda: clean_line(name))
+    email = collect_error(errors, "email", lambda: normalize_email(email))
+    return Member(name=name, email=email, email_folded=fold(email), role=role)
+
+
 def _new_member(actor: Actor, name: str, email: str, role: Role) -> Member:
     """Not in the database yet. Raises `Invalid`."""
     errors: list[FieldError] = []
-    clean_name = collect_error(errors, "name", lambda: clean_line(name))
-    clean_email = collect_error(errors, "email", lambda: normalize_email(email))
+    member = new_member(errors, name, email, role)
     if errors:
         raise Invalid(errors)
-    return Member(
-        organization_id=actor.organization_id,
-        name=clean_name,
-        email=clean_email,
-        email_folded=fold(clean_email),
-        role=role,
-    )
+    member.organization_id = actor.organization_id
+    return member
 
 
 def _add(session: Session, actor: Actor, member: Member) -> None:

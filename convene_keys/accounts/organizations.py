@@ -13,17 +13,17 @@ from convene_keys.accounts import passwords
 from convene_keys.accounts.authorization import acting
 from convene_keys.accounts.members import (
     apply_changes,
-    clean_name,
     collect_error,
     flush_email,
+    new_member,
     normalize_email,
 )
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, Target, record
 from convene_keys.db.session import serialize, transaction
-from convene_keys.errors import FieldError, Invalid, NotFound
+from convene_keys.errors import FieldError, Invalid, NotFound, cleaned
 from convene_keys.models import KeyMakers, Member, Organization, OrganizationStatus, Role
-from convene_keys.text import clean_line, fold, slug
+from convene_keys.text import clean_line, slug
 
 ROTATE_MONTHS_MAX = 24
 PLANS = ("free", "standard", "plus")
@@ -112,7 +112,7 @@ def change_organization(
 
     `rotate_months` is the age at which a key is due to be rotated, 1 to 24 calendar months.
     """
-    name = clean_name("name", name)
+    name = cleaned("name", lambda: clean_line(name))
     if not 1 <= rotate_months <= ROTATE_MONTHS_MAX:
         message = f"Please choose 1 to {ROTATE_MONTHS_MAX} months."
         raise Invalid([FieldError("rotate_months", message)])
@@ -169,14 +169,12 @@ def _new_organization(
     """The rows of an organization and its first admin, not in the database yet. Raises `Invalid`."""
     errors: list[FieldError] = []
     organization_name = collect_error(errors, "organization", lambda: clean_line(name))
-    member_name = collect_error(errors, "name", lambda: clean_line(admin_name))
-    email = collect_error(errors, "email", lambda: normalize_email(admin_email))
-    weakness = passwords.weakness(password, [organization_name, member_name, email])
+    admin = new_member(errors, admin_name, admin_email, Role.ADMIN)
+    weakness = passwords.weakness(password, [organization_name, admin.name, admin.email])
     if weakness:
         errors.append(FieldError("password", weakness))
     if errors:
         raise Invalid(errors)
-    admin = Member(name=member_name, email=email, email_folded=fold(email), role=Role.ADMIN)
     return Organization(name=organization_name), admin
 
 

@@ -79,16 +79,15 @@ def note_seen(session_id: int, last_seen_at: datetime) -> bool:
 def sign_out(actor: Actor, session_id: int) -> None:
     """End one session on the server: a copy of its cookie is dead from now on."""
     with transaction() as session:
-        end_matching_sessions(session, SignInSession.id == session_id)
+        end_sessions(session, SignInSession.id == session_id)
         record(session, actor, Action.MEMBER_SIGNED_OUT)
 
 
 def end_other_sessions(actor: Actor, session_id: int) -> None:
     """End every session of the acting member but this one."""
     with acting(actor, Role.VIEWER) as session:
-        end_matching_sessions(
-            session, SignInSession.member_id == actor.member_id, SignInSession.id != session_id
-        )
+        theirs = SignInSession.member_id == actor.member_id
+        end_sessions(session, theirs, SignInSession.id != session_id)
         record(session, actor, Action.MEMBER_SESSIONS_ENDED)
 
 
@@ -102,11 +101,6 @@ def sessions(
         .order_by(SignInSession.last_seen_at.desc(), SignInSession.id.desc())
         .limit(50)
     ).all()
-
-
-def end_sessions_of(session: Session, member_id: int) -> None:
-    """End every session of a member in the caller's transaction."""
-    end_matching_sessions(session, SignInSession.member_id == member_id)
 
 
 def begin_session(session: Session, member: Member, origin: Origin) -> str:
@@ -123,6 +117,7 @@ def begin_session(session: Session, member: Member, origin: Origin) -> str:
     return token
 
 
-def end_matching_sessions(session: Session, *conditions: ColumnElement[bool]) -> None:
+def end_sessions(session: Session, *conditions: ColumnElement[bool]) -> None:
+    """End the sessions that fit, in the caller's transaction."""
     living = update(SignInSession).where(SignInSession.ended_at.is_(None), *conditions)
     session.execute(living.values(ended_at=clock.now()))

@@ -12,7 +12,7 @@ from convene_keys import clock
 from convene_keys.accounts import links, passwords
 from convene_keys.accounts.authorization import changing_team
 from convene_keys.accounts.links import digest
-from convene_keys.accounts.sessions import begin_session, end_matching_sessions
+from convene_keys.accounts.sessions import begin_session, end_sessions
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, record
 from convene_keys.audit.log import network as network_of
@@ -129,7 +129,7 @@ def change_password(
         member = session.get_one(Member, actor.member_id)
         member.password_hash = hashed
         theirs = SignInSession.member_id == member.id
-        end_matching_sessions(session, theirs, SignInSession.id != session_id)
+        end_sessions(session, theirs, SignInSession.id != session_id)
         record(session, actor, Action.MEMBER_PASSWORD_CHANGED)
         links.withdraw(session, actor, SignInLink.member_id == member.id, reason="a new password")
         notices.password_changed(session, actor)

@@ -13,7 +13,7 @@ from convene_keys.accounts.authorization import acting, authorize
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, KeyLike, Target, record, rfc3339
 from convene_keys.db.session import is_duplicate
-from convene_keys.errors import Conflict, FieldError, Invalid
+from convene_keys.errors import Conflict, FieldError, Invalid, cleaned
 from convene_keys.keys import tokens
 from convene_keys.keys.queries import get
 from convene_keys.mail import notices
@@ -50,41 +50,26 @@ def create(
     life = timedelta(days=expires_in_days) if expires_in_days else None
     with acting(actor, MAKER) as session:
         _release_expired(session, actor.organization_id, fold(name))
-        return insert_key(session, actor, name, tool, scope, life, peppers, created_by_id)
+        key = ApiKey(name=name, tool=tool, scope=scope, created_by_id=created_by_id)
+        return key, insert_key(session, actor, key, life, peppers)
 
 
 def insert_key(
-    session: Session,
-    actor: Actor,
-    name: str,
-    tool: str,
-    scope: str,
-    life: timedelta | None,
-    peppers: Sequence[str],
-    created_by_id: int | None,
-    predecessor_id: int | None = None,
-) -> tuple[ApiKey, str]:
+    session: Session, actor: Actor, key: ApiKey, life: timedelta | None, peppers: Sequence[str]
+) -> str:
+    """Write a new key of the actor's organization, and tell of it; the secret that it gets here."""
     token, now = tokens.mint(), clock.now()
-    key = ApiKey(
-        organization_id=actor.organization_id,
-        name=name,
-        name_folded=fold(name),
-        tool=tool,
-        scope=scope,
-        digest=tokens.digest(token, peppers[0]),
-        hint=tokens.hint(token),
-        pepper_id=config.pepper_id(peppers[0]),
-        created_at=now,
-        created_by_id=created_by_id,
-        expires_at=now + life if life else None,
-        predecessor_id=predecessor_id,
-    )
+    key.organization_id, key.name_folded = actor.organization_id, fold(key.name)
+    key.digest, key.hint = tokens.digest(token, peppers[0]), tokens.hint(token)
+    key.pepper_id = config.pepper_id(peppers[0])
+    key.created_at = now
+    key.expires_at = now + life if life else None
     session.add(key)
     _flush_name(session)
-    detail = {"scope": scope, "tool": tool, "hint": key.hint}
+    detail = {"scope": key.scope, "tool": key.tool, "hint": key.hint}
     record(session, actor, Action.KEY_CREATED, target(key), detail=detail)
     notices.key_created(session, actor, key)
-    return key, token
+    return token
 
 
 def rotate(
@@ -151,17 +136,9 @@ def _successor(
     # An older key that goes on beside one that has ended now has its place taken in its stead.
     older = old.predecessor
     place = older if old.ended and older is not None and older.works else old
-    return insert_key(
-        session,
-        actor,
-        old.name,
-        old.tool,
-        old.scope,
-        life,
-        peppers,
-        created_by_id,
-        predecessor_id=place.id,
-    )
+    new = ApiKey(name=old.name, tool=old.tool, scope=old.scope, created_by_id=created_by_id)
+    new.predecessor_id = place.id
+    return new, insert_key(session, actor, new, life, peppers)
 
 
 def rotation_due(created_at: datetime, rotate_months: int) -> tuple[datetime, datetime]:
@@ -200,10 +177,7 @@ def revoke(actor: Actor, key_id: int, reason: str = "") -> ApiKey:
 
     Revoking twice is safe: the first time stands. Raises `NotFound`, or `Invalid` for the reason.
     """
-    try:
-        reason = clean_text(reason, most=REASON_MAX, lines=False)
-    except ValueError as error:
-        raise Invalid([FieldError("reason", str(error))]) from None
+    reason = cleaned("reason", lambda: clean_text(reason, most=REASON_MAX, lines=False))
     with acting(actor, Role.MANAGER) as session:
         key = get(session, actor.organization_id, key_id, lock=True)
         revoke_in(session, actor, key, reason)
@@ -286,10 +260,7 @@ def set_expiry(session: Session, actor: Actor, key: ApiKey, at: datetime | None)
 
 
 def _clean_name(value: str) -> str:
-    try:
-        return text.redact(clean_line(value))
-    except ValueError as error:
-        raise Invalid([FieldError("name", str(error))]) from None
+    return text.redact(cleaned("name", lambda: clean_line(value)))
 
 
 def _flush_name(session: Session) -> None:

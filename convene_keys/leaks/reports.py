@@ -12,7 +12,7 @@ from convene_keys.accounts.authorization import acting
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, record
 from convene_keys.db.session import db, transaction
-from convene_keys.errors import FieldError, Invalid, Malformed
+from convene_keys.errors import FieldError, Invalid, Malformed, cleaned
 from convene_keys.keys import lifecycle, tokens
 from convene_keys.keys import queries as key_queries
 from convene_keys.mail import notices
@@ -97,10 +97,8 @@ def report_own(actor: Actor, key_id: int, where: str = "") -> ApiKey:
     `where` says where it was seen. Doing it twice is safe: the first time stands. Raises
     `NotFound`, or `Invalid` on `where`.
     """
-    try:
-        where = text.redact(clean_text(where, most=WHERE_MAX, lines=False))
-    except ValueError as error:
-        raise Invalid([FieldError("where", str(error))]) from None
+    where = cleaned("where", lambda: clean_text(where, most=WHERE_MAX, lines=False))
+    where = text.redact(where)
     with acting(actor, Role.MANAGER) as session:
         key = key_queries.get(session, actor.organization_id, key_id, lock=True)
         if key.leaked_at is None:
