@@ -491,8 +491,6 @@ class MarketDate(Numbered, Base):
     stalls: Mapped[int]
     status: Mapped[str] = mapped_column(String(16))
 
-    market: Mapped[Market] = relationship(viewonly=True)
-
 
 class Vendor(Numbered, Base):
     __table_args__ = (Index(None, "organization_id", "name_folded"),)
@@ -526,9 +524,6 @@ class VendorApplication(Numbered, Base):
     decided_at: Mapped[datetime | None]
     reminded_at: Mapped[datetime | None]
 
-    market: Mapped[Market] = relationship(viewonly=True)
-    vendor: Mapped[Vendor] = relationship(viewonly=True)
-
 
 class Booking(Numbered, Base):
     """A vendor's stall on one market date. `amount` in minor units of `currency`."""
@@ -554,6 +549,3 @@ class Booking(Numbered, Base):
     reason: Mapped[str] = mapped_column(String(300), default="")
     created_at: Mapped[datetime] = mapped_column(default=_now)
     decided_at: Mapped[datetime | None]
-
-    market_date: Mapped[MarketDate] = relationship(viewonly=True)
-    vendor: Mapped[Vendor] = relationship(viewonly=True)

@@ -93,7 +93,7 @@ def run(session: Session, organization_id: int) -> CheckUp:
     """Check everything as it is now, in a handful of statements however many keys there are."""
     now, organization = clock.now(), session.get_one(Organization, organization_id)
     rows = sorted(
-        _working_keys(session, organization_id, now), key=lambda row: (row.name_folded, row.id)
+        _working_keys(session, organization_id), key=lambda row: (row.name_folded, row.id)
     )
     working = [row for row in rows if not _maker_gone(row)]
     concerned: dict[Kind, list[Concerned]] = {
@@ -177,7 +177,7 @@ class _Key(NamedTuple):
     returned_at: datetime | None
 
 
-def _working_keys(session: Session, organization_id: int, now: datetime) -> Iterator[_Key]:
+def _working_keys(session: Session, organization_id: int) -> Iterator[_Key]:
     """Each key that works, in one statement that uses indices."""
     used = select(func.min(KeyUse.first_at)).where(KeyUse.key_id == ApiKey.id)
     returned = select(func.max(KeyUse.returned_at)).where(KeyUse.key_id == ApiKey.id)
@@ -202,8 +202,7 @@ def _working_keys(session: Session, organization_id: int, now: datetime) -> Iter
         .outerjoin(Member, Member.id == ApiKey.created_by_id)
         .where(
             ApiKey.organization_id == organization_id,
-            ApiKey.revoked_at.is_(None),
-            ApiKey.expires_at.is_(None) | (ApiKey.expires_at > now),
+            key_queries.works(),
             ~key_queries.has_working_successor(),
         )
     )

@@ -87,9 +87,8 @@ def untold_states(
         select(ApiKey)
         .where(
             ApiKey.organization_id == organization.id,
-            ApiKey.revoked_at.is_(None),
+            key_queries.works(),
             ~key_queries.has_working_successor(),  # one with a successor is being replaced already
-            or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now),
             or_(ApiKey.created_at <= now - half, ApiKey.expires_at <= now + EXPIRING_SOON),
         )
         .order_by(ApiKey.name_folded, ApiKey.id)

@@ -155,13 +155,15 @@ def choices(
     return sorted(rows, key=lambda row: (fold(row.name), row.id)), True
 
 
+def works(key: type[ApiKey] = ApiKey) -> ColumnElement[bool]:
+    """Whether a key can be used now."""
+    unended = key.expires_at.is_(None) | (key.expires_at > clock.now())
+    return key.revoked_at.is_(None) & unended
+
+
 def has_working_successor() -> ColumnElement[bool]:
     """Whether one that a key was rotated to works."""
-    return exists().where(
-        _Successor.predecessor_id == ApiKey.id,
-        _Successor.revoked_at.is_(None),
-        _Successor.expires_at.is_(None) | (_Successor.expires_at > clock.now()),
-    )
+    return exists().where(_Successor.predecessor_id == ApiKey.id, works(_Successor))
 
 
 def _beside_successor() -> ColumnElement[bool]:
@@ -173,14 +175,10 @@ def _beside_successor() -> ColumnElement[bool]:
 
 
 def _in_status(status: str) -> list[ColumnElement[bool]]:
-    now = clock.now()
-    working = (ApiKey.revoked_at.is_(None)) & (
-        ApiKey.expires_at.is_(None) | (ApiKey.expires_at > now)
-    )
     if status == "all":
         return []
     if status == "revoked":
-        return [~working]
+        return [~works()]
     if status == "expiring":
-        return [working, ApiKey.expires_at <= now + EXPIRING_SOON]
-    return [working]
+        return [works(), ApiKey.expires_at <= clock.now() + EXPIRING_SOON]
+    return [works()]

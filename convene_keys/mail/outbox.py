@@ -19,12 +19,7 @@ from convene_keys.models import Mail
 
 EVERY = 5.0
 LEASE = timedelta(minutes=5)  # for one try
-PAUSES = (
-    timedelta(minutes=1),
-    timedelta(minutes=5),
-    timedelta(minutes=15),
-    timedelta(hours=1),
-)
+PAUSES = tuple(timedelta(minutes=n) for n in (1, 5, 15, 60))
 GIVE_UP_AFTER = timedelta(days=3)
 UNSURE_MAX = 10  # each may have been a copy
 NO_ANSWER = "the mail server never said that it took the mail"

@@ -2,21 +2,21 @@
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import insert, select
 
-from convene_keys import clock
 from convene_keys import text as text_
 from convene_keys.accounts.authorization import acting
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, record
 from convene_keys.db.session import serialize
 from convene_keys.errors import Conflict, NotFound
+from convene_keys.markets.queries import midnight
+from convene_keys.markets.queries import today as today_at
 from convene_keys.models import (
     ApplicationStatus,
     Booking,
@@ -62,8 +62,7 @@ def make(actor: Actor, today: date | None = None) -> dict[str, int]:
         has_markets = select(Market.id).where(Market.organization_id == organization.id).limit(1)
         if session.scalar(has_markets) is not None:
             raise Conflict("This organization has markets already. Sample data needs an empty one.")
-        zone = ZoneInfo(organization.timezone)
-        season = _Season(today or clock.now().astimezone(zone).date(), zone)
+        season = _Season(today or today_at(organization), organization.timezone)
         counts = {}
         for model, rows in (
             (Market, season.markets),
@@ -83,10 +82,10 @@ def make(actor: Actor, today: date | None = None) -> dict[str, int]:
 class _Season:
     """The rows of one season, each kind numbered in the order in which it came about."""
 
-    def __init__(self, today: date, zone: ZoneInfo) -> None:
+    def __init__(self, today: date, timezone: str) -> None:
         self._random = Random("a season of markets")  # noqa: S311  nothing here is secret
-        self._today, self._zone = today, zone
-        self._morning = self._start(today)
+        self._today, self._timezone = today, timezone
+        self._morning = midnight(today, timezone)
         self.markets = [
             {"id": number, "name": name, "location": location, "description": description}
             for number, (name, location, description) in enumerate(_WORDS["markets"], 1)
@@ -238,7 +237,9 @@ class _Season:
         }.get(status, 0)
         decided = None
         if status != BookingStatus.PENDING:
-            decided = self._later(created, min(self._morning, self._start(day["date"])), days=6)
+            decided = self._later(
+                created, min(self._morning, midnight(day["date"], self._timezone)), days=6
+            )
         return {
             "status": status,
             "paid": self._random.random() < chance,
@@ -253,12 +254,10 @@ class _Season:
         price: int = _CALENDAR[market - 1][5]
         return price + length_extra + (_HOT_FOOD_EXTRA if hot else 0)
 
-    def _start(self, day: date) -> datetime:
-        return datetime(day.year, day.month, day.day, tzinfo=self._zone).astimezone(UTC)
-
     def _moment(self, day: date) -> datetime:
         """Some time of `day` at which people are awake."""
-        return self._start(day) + timedelta(seconds=self._random.randint(7 * 3600, 22 * 3600))
+        awake = timedelta(seconds=self._random.randint(7 * 3600, 22 * 3600))
+        return midnight(day, self._timezone) + awake
 
     def _later(self, moment: datetime, end: datetime, *, days: int) -> datetime:
         """Some time after `moment`, before `end`, at most `days` later."""

@@ -149,7 +149,8 @@ def test_booking_123_waits_for_the_next_market_date(
     coming = market_queries.dashboard(raw_connection(db.session()), other).next_market_date
     booking = db.session.get_one(Booking, (other.id, 123))
     assert booking.status == BookingStatus.PENDING
-    assert booking.market_date.date == coming
+    market_date = db.session.get_one(MarketDate, (other.id, booking.market_date_id))
+    assert market_date.date == coming
     waiting = market_queries.page(
         raw_connection(db.session()), Booking, other.id, status=BookingStatus.PENDING, date=coming
     )
