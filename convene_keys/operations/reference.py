@@ -136,8 +136,7 @@ def shapes() -> dict[str, Json]:
     """The JSON schema of each model that answers are made of, by its name on the outside."""
     models = {operation.output: None for operation in OPERATIONS}
     _, found = models_json_schema(
-        [(model, "serialization") for model in models],
-        ref_template="#/components/schemas/{model}",
+        [(model, "serialization") for model in models], ref_template="#/components/schemas/{model}"
     )
     text = json.dumps(found["$defs"])
     for name in found["$defs"]:

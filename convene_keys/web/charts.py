@@ -44,9 +44,9 @@ class Bar:
         return f"{self.span.label}, {number} {thing}{'' if self.count == 1 else 's'}"
 
 
-def last_days(today: date, days: int = DAYS) -> list[Span]:
+def last_days(today: date) -> list[Span]:
     """One span a day, oldest first, up to and with `today`."""
-    return _days(today.toordinal() - days + 1, today)
+    return _days(today.toordinal() - DAYS + 1, today)
 
 
 def spans(since: date | None, until: date | None, today: date) -> list[Span]:

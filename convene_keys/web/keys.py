@@ -19,6 +19,7 @@ from convene_keys.errors import FieldError, Invalid, Malformed
 from convene_keys.http.access import Access, access, member_actor, settings
 from convene_keys.keys import lifecycle
 from convene_keys.keys import queries as key_queries
+from convene_keys.markets.queries import today
 from convene_keys.models import ApiKey, Scope, Tool
 from convene_keys.text import NAME_MAX, fold
 from convene_keys.web import charts, connect
@@ -314,13 +315,9 @@ def _made_just_now(name: str | None) -> ApiKey | None:
 def _used(shown: Sequence[ApiKey]) -> dict[str, Any]:
     """The daily counts for the small charts of the list's rows."""
     organization, ids = current_user.organization, [key.id for key in shown]
-    days = charts.moments(_last_days(), organization.timezone)
+    days = charts.moments(charts.last_days(today(organization)), organization.timezone)
     used = audit_queries.count_key_spans(db.session(), organization.id, ids, days, charts.SPARK_CAP)
     return {"used": used, "spark": charts.spark}
-
-
-def _last_days() -> list[charts.Span]:
-    return charts.last_days(charts.day_of(clock.now(), current_user.organization.timezone))
 
 
 def _facts(
@@ -328,19 +325,19 @@ def _facts(
 ) -> dict[str, Any]:
     """What a key's page shows, with the forms that something is wrong in."""
     session, organization = db.session(), current_user.organization
-    wanted, days = audit_queries.Filter(key=key.id), _last_days()
+    wanted, here = audit_queries.Filter(key=key.id), today(organization)
+    days = charts.last_days(here)
     moments = charts.moments(days, organization.timezone)
     events, _ = audit_queries.page(
         session, organization.id, wanted, before=None, limit=EVENTS_SHOWN
     )
     counts = audit_queries.count_spans(session, organization.id, wanted, moments, charts.CAP)
-    today = charts.day_of(clock.now(), organization.timezone)
     return {
         "key": key,
         "form": form or RenameForm(formdata=None, obj=key),
         "edit": edit
         or EditForm(formdata=None, data={"scope": key.scope, "expires_on": key.last_day}),
-        "between": (today, today + timedelta(days=lifecycle.EXPIRY_MAX_DAYS)),
+        "between": (here, here + timedelta(days=lifecycle.EXPIRY_MAX_DAYS)),
         "handover": connect.handover(key),
         "events": events,
         "chart": charts.bars(days, counts, charts.CAP) if any(counts) else [],

@@ -4,20 +4,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from flask import (
-    Blueprint,
-    Response,
-    flash,
-    make_response,
-    redirect,
-    render_template,
-    request,
-    url_for,
-)
+from flask import Blueprint, Response, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
 from flask_login import current_user
 from wtforms import StringField
 
-from convene_keys import clock
 from convene_keys.audit import queries as audit_queries
 from convene_keys.audit.actions import Action
 from convene_keys.db.session import db
@@ -25,6 +16,7 @@ from convene_keys.errors import Conflict
 from convene_keys.http.access import Access, access, member_actor, settings
 from convene_keys.keys import lifecycle
 from convene_keys.leaks import reports
+from convene_keys.markets.queries import today
 from convene_keys.models import ApiKey, Outcome
 from convene_keys.operations import undo
 from convene_keys.operations.table import OPERATIONS
@@ -84,12 +76,12 @@ def replace(key_id: int) -> Response:
 
 @blueprint.get("/replace")
 @access(Access.MANAGER)
-def replaced(key_id: int) -> Response:
+def replaced(key_id: int) -> ResponseReturnValue:
     """Where the address of a replacement leads that is opened again."""
     new = get(key_id).successor
     if new:
         return to_successor(new)
-    return make_response(redirect(url_for("leak.show", key_id=key_id), 303))
+    return redirect(url_for("leak.show", key_id=key_id), 303)
 
 
 @blueprint.post("/undo")
@@ -104,7 +96,7 @@ def undo_all(key_id: int) -> Response:
 
 @blueprint.post("/undo/<int:event_id>")
 @access(Access.MANAGER)
-def undo_change(key_id: int, event_id: int) -> Response:
+def undo_change(key_id: int, event_id: int) -> ResponseReturnValue:
     try:
         undo.undo(member_actor(), key_id, event_id)
     except Conflict as conflict:
@@ -112,7 +104,7 @@ def undo_change(key_id: int, event_id: int) -> Response:
             facts = _facts(get(key_id))
             return stale(conflict, "keys/_changes.html", touched={event_id}, **facts)
         flash(conflict.detail, "error")
-        return make_response(redirect(_review(key_id), 303))
+        return redirect(_review(key_id), 303)
     return _after_undo(key_id, "Undone: it is as it was before.", {event_id})
 
 
@@ -121,8 +113,8 @@ def undo_change(key_id: int, event_id: int) -> Response:
 def text(key_id: int) -> Response:
     """All of it to keep or to send; without the secret, which nobody has."""
     key = get(key_id)
-    response = make_response(render_template("keys/leak_report.txt", **_facts(key)))
-    response.mimetype = "text/plain"
+    told = render_template("keys/leak_report.txt", **_facts(key))
+    response = Response(told, mimetype="text/plain")
     response.headers["Content-Disposition"] = f'attachment; filename="leaked-key-{key.id}.txt"'
     return response
 
@@ -152,8 +144,7 @@ def _review(key_id: int) -> str:
 def _since() -> str:
     """The day that the address names, else the first of the last thirty."""
     typed = request.args.get("since", "").strip()
-    today = charts.day_of(clock.now(), current_user.organization.timezone)
-    return typed or (today - timedelta(days=charts.DAYS)).isoformat()
+    return typed or (today(current_user.organization) - timedelta(days=charts.DAYS)).isoformat()
 
 
 def _facts(key: ApiKey) -> dict[str, Any]:

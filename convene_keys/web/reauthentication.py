@@ -38,9 +38,5 @@ def check_password(password: str) -> None:
     if not password:  # a form from before authentication was too old; nobody guesses an empty one
         raise Invalid([FieldError("current_password", "Please type your password.")])
     sign_in.check_password(
-        current_user.member,
-        current_user.session_id,
-        password,
-        origin(),
-        settings().key_peppers,
+        current_user.member, current_user.session_id, password, origin(), settings().key_peppers
     )

@@ -4,15 +4,7 @@ import json
 import re
 from urllib.parse import urlsplit
 
-from flask import (
-    Response,
-    flash,
-    make_response,
-    redirect,
-    render_template,
-    request,
-    url_for,
-)
+from flask import Response, flash, make_response, redirect, render_template, request, url_for
 from flask_login import current_user
 from jinja2.ext import Extension
 

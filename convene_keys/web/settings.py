@@ -43,10 +43,7 @@ def _zones() -> dict[str, dict[str, str]]:
 class OrganizationForm(ReauthForm):
     name = StringField("Name")
     timezone = SelectField("Time zone", choices=_zones, validate_choice=False)
-    status = RadioField(
-        "Status",
-        choices={"live": "Live", "draft": "Draft"},
-    )
+    status = RadioField("Status", choices={"live": "Live", "draft": "Draft"})
     key_makers = RadioField(
         "Who may create keys?",
         choices={
@@ -59,10 +56,7 @@ class OrganizationForm(ReauthForm):
 
 class BillingForm(ReauthForm):
     billing_email = StringField("Billing email")
-    plan = SelectField(
-        "Plan",
-        choices={plan: plan.capitalize() for plan in organizations.PLANS},
-    )
+    plan = SelectField("Plan", choices={plan: plan.capitalize() for plan in organizations.PLANS})
     stripe_account_id = StringField("Stripe account id")
 
 

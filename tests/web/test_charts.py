@@ -48,7 +48,7 @@ def test_spans_are_days_or_months_of_the_range(
 
 
 def test_bars_say_what_they_show() -> None:
-    days = [*last_days(TODAY, 3), Span(date(2026, 11, 1), TODAY)]
+    days = [*last_days(TODAY)[-3:], Span(date(2026, 11, 1), TODAY)]
     drawn = bars(days, [0, 1, 1_000, 500], cap=1_000)
     assert [bar.height for bar in drawn] == [0, 1, HEIGHT, HEIGHT // 2]
     assert [bar.title("event") for bar in drawn] == [
