@@ -44,11 +44,13 @@ def manifest(site: str) -> Json:
     told["user_config"]["api_key"]["description"] = (
         f"Begins with fm_org_. Make one for this computer at {site}/admin/api_keys"
     )
-    prompts = [{"name": p["name"], "description": p["description"]} for p in catalogue.PROMPTS]
     return told | {
         "version": VERSION,
         "homepage": site,
         "documentation": f"{site}/help/keys",
         "tools": [{"name": o.name, "description": o.description} for o in OPERATIONS],
-        "prompts": [{**p, "text": catalogue.TEXTS[p["name"]]} for p in prompts],
+        "prompts": [
+            {name: prompt[name] for name in ("name", "description", "text")}
+            for prompt in catalogue.PROMPTS.values()
+        ],
     }

@@ -12,18 +12,14 @@ from convene_keys.operations.table import BY_NAME, OPERATIONS, Operation
 _COPY: Json = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 INSTRUCTIONS: str = _COPY["instructions"]
 RESOURCES: list[Json] = _COPY["resources"]
-PROMPTS: list[Json] = [{k: v for k, v in p.items() if k != "text"} for p in _COPY["prompts"]]
-TEXTS: dict[str, str] = {prompt["name"]: prompt["text"] for prompt in _COPY["prompts"]}
-DASHBOARD, PENDING = "convene://dashboard", "convene://pending"
+PROMPTS: dict[str, Json] = {prompt["name"]: prompt for prompt in _COPY["prompts"]}
+_PENDING: Json = {"status": "pending", "limit": 100}
 # What each resource holds: member -> operation and its input.
 CONTENTS: dict[str, dict[str, tuple[Operation, Json]]] = {
-    DASHBOARD: {"dashboard": (BY_NAME["dashboard"], {})},
-    PENDING: {
-        name: (BY_NAME[operation], {"status": "pending", "limit": 100})
-        for name, operation in (
-            ("bookings", "list_bookings"),
-            ("vendor_applications", "list_vendor_applications"),
-        )
+    "convene://dashboard": {"dashboard": (BY_NAME["dashboard"], {})},
+    "convene://pending": {
+        "bookings": (BY_NAME["list_bookings"], _PENDING),
+        "vendor_applications": (BY_NAME["list_vendor_applications"], _PENDING),
     },
 }
 
@@ -36,11 +32,10 @@ def tools(scope: Scope) -> list[Json]:
 
 def prompt(name: str) -> Json | None:
     """The conversation's beginning that a prompt stands for, or None."""
-    if name not in TEXTS:
+    if (found := PROMPTS.get(name)) is None:
         return None
-    described = next(prompt for prompt in PROMPTS if prompt["name"] == name)
-    message = {"role": "user", "content": {"type": "text", "text": TEXTS[name]}}
-    return {"description": described["description"], "messages": [message]}
+    message = {"role": "user", "content": {"type": "text", "text": found["text"]}}
+    return {"description": found["description"], "messages": [message]}
 
 
 def _tool(operation: Operation) -> Json:

@@ -7,17 +7,8 @@ from functools import partial
 
 from convene_keys.audit.log import Origin
 from convene_keys.errors import Problem
-from convene_keys.mcp import catalogue
-from convene_keys.mcp.protocol import (
-    CLIENT_INFO,
-    HANDSHAKE,
-    INVALID_PARAMS,
-    METHOD_NOT_FOUND,
-    SERVER_INFO,
-    VERSIONS,
-    Message,
-    Rejected,
-)
+from convene_keys.mcp import catalogue, protocol
+from convene_keys.mcp.protocol import Message, Rejected
 from convene_keys.models import Scope
 from convene_keys.operations import runner
 from convene_keys.operations.schemas import Json
@@ -54,7 +45,7 @@ def perform(caller: Caller, message: Message) -> Result:
     """The result of a request. Raises `Rejected`, or a `Problem` of the request as a whole."""
     if message.method not in _METHODS:  # of the protocol, but not offered here
         admit(caller)
-        raise Rejected(METHOD_NOT_FOUND, "There is no such method.")
+        raise Rejected(protocol.METHOD_NOT_FOUND, "There is no such method.")
     return _METHODS[message.method](caller, message)
 
 
@@ -67,7 +58,7 @@ def _initialize(caller: Caller, message: Message) -> Result:
     _connect(caller, message.params["clientInfo"])
     wanted = message.params["protocolVersion"]
     return {
-        "protocolVersion": wanted if wanted in HANDSHAKE else HANDSHAKE[-1],
+        "protocolVersion": wanted if wanted in protocol.HANDSHAKE else protocol.HANDSHAKE[-1],
         "capabilities": CAPABILITIES,
         "serverInfo": _server_info(caller),
         "instructions": catalogue.INSTRUCTIONS,
@@ -75,13 +66,13 @@ def _initialize(caller: Caller, message: Message) -> Result:
 
 
 def _discover(caller: Caller, message: Message) -> Result:
-    _connect(caller, message.params["_meta"].get(CLIENT_INFO, {}))
+    _connect(caller, message.params["_meta"].get(protocol.CLIENT_INFO, {}))
     return {
         **_complete(keep=LISTS_LAST),
-        "supportedVersions": list(VERSIONS),
+        "supportedVersions": list(protocol.VERSIONS),
         "capabilities": CAPABILITIES,
         "instructions": catalogue.INSTRUCTIONS,
-        "_meta": {SERVER_INFO: _server_info(caller)},
+        "_meta": {protocol.SERVER_INFO: _server_info(caller)},
     }
 
 
@@ -151,7 +142,7 @@ def _get_prompt(caller: Caller, message: Message) -> Result:
     admit(caller)
     found = catalogue.prompt(message.params["name"])
     if found is None:
-        raise Rejected(INVALID_PARAMS, "There is no such prompt.")
+        raise Rejected(protocol.INVALID_PARAMS, "There is no such prompt.")
     return {"resultType": "complete", **found}
 
 
@@ -168,7 +159,7 @@ def _unknown(caller: Caller, kind: str, name: str) -> Rejected:
     if problem.status in _OF_THE_REQUEST:
         raise problem
     data = {"uri": name} if kind == "resource" else None
-    return Rejected(INVALID_PARAMS, f"There is no such {kind}.", data)
+    return Rejected(protocol.INVALID_PARAMS, f"There is no such {kind}.", data)
 
 
 def _said(problem: Problem) -> str:
@@ -195,6 +186,6 @@ _METHODS: dict[str, Callable[[Caller, Message], Result]] = {
     "resources/list": _listing("resources", catalogue.RESOURCES),
     "resources/templates/list": _listing("resourceTemplates", ()),
     "resources/read": _read_resource,
-    "prompts/list": _listing("prompts", catalogue.PROMPTS),
+    "prompts/list": _listing("prompts", [*catalogue.PROMPTS.values()]),
     "prompts/get": _get_prompt,
 }

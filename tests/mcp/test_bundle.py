@@ -89,7 +89,7 @@ def test_manifest_says_what_claude_needs() -> None:
     assert [(t["name"], t["description"]) for t in told["tools"]] == [
         (operation.name, operation.description) for operation in OPERATIONS
     ]
-    assert [prompt["name"] for prompt in told["prompts"]] == [prompt["name"] for prompt in PROMPTS]
+    assert [prompt["name"] for prompt in told["prompts"]] == [*PROMPTS]
     assert told["prompts"][0]["text"].startswith("What’s pending today?")
 
 
