@@ -1,11 +1,11 @@
 """The audit log from the command line."""
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TextIO
 
 import click
+from pydantic import TypeAdapter
 from sqlalchemy import select
 
 from convene_keys.audit import export as audit_export
@@ -18,6 +18,7 @@ from convene_keys.keys import queries as key_queries
 from convene_keys.models import Organization
 
 EXIT_WRONG = 4
+_HEAD = TypeAdapter(verification.Head)
 
 
 @click.group(cls=Group)
@@ -108,15 +109,9 @@ def _line(verdict: verification.Verification) -> str:
 
 def read_heads(file: TextIO) -> Sequence[verification.Head]:
     try:
-        lines = [json.loads(line) for line in file if line.strip()]
-        fields = ("organization", "batch", "last_event_id", "signature")
-        heads = [verification.Head(*(line[name] for name in fields)) for line in lines]
-        if not heads or any(
-            [type(value) for value in vars(head).values()] != [int, int, int, str] for head in heads
-        ):
-            raise ValueError
-    except (ValueError, KeyError, TypeError):
-        raise click.ClickException(
-            f"{file.name} holds no head: use what `audit seal` printed"
-        ) from None
+        heads = [_HEAD.validate_json(line, strict=True) for line in file if line.strip()]
+    except ValueError:
+        heads = []
+    if not heads:
+        raise click.ClickException(f"{file.name} holds no head: use what `audit seal` printed")
     return heads

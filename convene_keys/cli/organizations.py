@@ -31,8 +31,7 @@ def _password(_: click.Context, option: click.Parameter, asked: bool) -> str:
     """The first line of standard input: an argument would show in the list of processes."""
     if not asked:
         raise click.UsageError("Give the password on standard input, with --password-stdin.")
-    line = sys.stdin.readline()
-    return line.rstrip("\r\n")
+    return sys.stdin.readline().rstrip("\r\n")
 
 
 _password_option = click.option(
