@@ -4,7 +4,8 @@ import calendar
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 _behind: ContextVar[timedelta] = ContextVar("behind", default=timedelta())
 
@@ -20,6 +21,28 @@ def months_after(moment: datetime, months: int) -> datetime:
     year, month = moment.year + years, month + 1
     day = min(moment.day, calendar.monthrange(year, month)[1])
     return moment.replace(year=year, month=month, day=day)
+
+
+def day_of(moment: datetime, timezone: str) -> date:
+    """The day that `moment` belongs to there."""
+    try:
+        return moment.astimezone(ZoneInfo(timezone)).date()
+    except OverflowError:  # the first or the last day that there is
+        return moment.date()
+
+
+def today(timezone: str) -> date:
+    """The day it is there."""
+    return day_of(now(), timezone)
+
+
+def midnight(day: date, timezone: str) -> datetime:
+    """The moment at which `day` begins there, in UTC."""
+    local = datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(timezone))
+    try:
+        return local.astimezone(UTC)
+    except OverflowError:  # the first or the last day that there is
+        return local.replace(tzinfo=UTC)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from datetime import date as calendar_date
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
     JSON,
@@ -330,8 +329,8 @@ class ApiKey(Base):
     @property
     def last_day(self) -> calendar_date | None:
         """On which it works, in its organization's time zone."""
-        zone = ZoneInfo(self.organization.timezone)
-        return self.expires_at.astimezone(zone).date() if self.expires_at else None
+        zone = self.organization.timezone
+        return clock.day_of(self.expires_at, zone) if self.expires_at else None
 
     @property
     def rotate_by(self) -> calendar_date:

@@ -1,7 +1,7 @@
 """The clock: it can be set back for a while, by one thread, for itself."""
 
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
@@ -45,3 +45,17 @@ def test_months_go_by_the_calendar(
 ) -> None:
     moment = datetime(*day, 9, 30, 1, 5, tzinfo=UTC)
     assert clock.months_after(moment, months) == datetime(*expected, 9, 30, 1, 5, tzinfo=UTC)
+
+
+def test_midnight_is_the_moment_a_day_begins_there() -> None:
+    there = clock.midnight(date(2026, 7, 1), "Europe/Berlin")
+    assert there == datetime(2026, 6, 30, 22, tzinfo=UTC)
+    assert clock.midnight(date.min, "Asia/Tokyo") == datetime.min.replace(tzinfo=UTC)
+    assert clock.midnight(date.max, "America/New_York").date() == date.max
+
+
+def test_a_moment_has_the_day_that_it_is_there() -> None:
+    moment = datetime(2026, 6, 30, 22, tzinfo=UTC)
+    days = [clock.day_of(moment, zone).day for zone in ("UTC", "Europe/Berlin")]
+    assert days == [30, 1]
+    assert clock.day_of(datetime.min.replace(tzinfo=UTC), "America/New_York") == date.min

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload
@@ -119,8 +118,8 @@ def end_date(organization: Organization, key_id: int) -> datetime:
     """
     last = clock.months_after(clock.now(), organization.rotate_months)
     before = timedelta(days=7 * key_id % (14 * organization.rotate_months + 1))
-    zone = ZoneInfo(organization.timezone)
-    return lifecycle.end_of((last - before).astimezone(zone).date(), organization.timezone)
+    zone = organization.timezone
+    return lifecycle.end_of(clock.day_of(last - before, zone), zone)
 
 
 def apply_fix(actor: Actor, kind: Kind, key_ids: Iterable[int]) -> tuple[list[str], list[str]]:
@@ -179,21 +178,12 @@ class _Key(NamedTuple):
 
 def _working_keys(session: Session, organization_id: int) -> Iterator[_Key]:
     """Each key that works, in one statement that uses indices."""
+    columns = ApiKey.__table__.c
     used = select(func.min(KeyUse.first_at)).where(KeyUse.key_id == ApiKey.id)
     returned = select(func.max(KeyUse.returned_at)).where(KeyUse.key_id == ApiKey.id)
     working = (
         select(
-            ApiKey.id,
-            ApiKey.name,
-            ApiKey.name_folded,
-            ApiKey.tool,
-            ApiKey.scope,
-            ApiKey.created_at,
-            ApiKey.created_by_id,
-            ApiKey.expires_at,
-            ApiKey.last_used_at,
-            ApiKey.last_used_user_agent,
-            ApiKey.last_changed_at,
+            *(columns[name] for name in _Key._fields if name in columns),
             Member.role.label("maker_role"),
             Member.disabled_at.label("maker_disabled_at"),
             used.scalar_subquery().label("first_used_at"),

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
@@ -60,7 +59,8 @@ def _remind(organization_id: int) -> int:
     with transaction() as session:
         serialize(session, "reminders")
         organization = session.get_one(Organization, organization_id)
-        today = _local(organization, clock.now()).replace(hour=0, minute=0, second=0, microsecond=0)
+        zone = organization.timezone
+        today = clock.midnight(clock.today(zone), zone)
         told = select(Reminder.key_id).join(ApiKey).where(ApiKey.organization_id == organization_id)
         if session.scalar(told.where(Reminder.at >= today).limit(1)) is not None:
             return 0
@@ -123,13 +123,15 @@ def _digest(organization_id: int) -> None:
     """Last week's digest to whoever has not had it."""
     session = db.session()
     organization = session.get_one(Organization, organization_id)
-    until = _monday(_local(organization, clock.now()))
-    since = _monday(until - timedelta(days=1))
+    zone = organization.timezone
+    today = clock.today(zone)
+    monday = today - timedelta(days=today.weekday())
+    since, sunday = monday - timedelta(days=7), monday - timedelta(days=1)
+    until = clock.midnight(monday, zone)
     once = f"weekly {organization_id} {since:%G-%V}"
     members = notices.without(session, _wanting(session, organization), once)
     if not members or organization.created_at >= until:
         return
-    sunday = until - timedelta(days=1)
     head = session.scalar(
         select(AuditSeal)
         .where(AuditSeal.organization_id == organization_id)
@@ -138,7 +140,7 @@ def _digest(organization_id: int) -> None:
     )
     words = {"week": f"{since.day} {since:%b} to {sunday.day} {sunday:%b}"}
     sections = [
-        ("What each key did", _deeds(session, organization, since, until)),
+        ("What each key did", _deeds(session, organization, clock.midnight(since, zone), until)),
         ("What the check-up found", _findings(session, organization)),
     ]
     with transaction() as writing:
@@ -212,13 +214,3 @@ def _deeds(
 def _cut(lines: Sequence[str]) -> Sequence[str]:
     rest = len(lines) - LINES
     return [*lines[:LINES], f"and {rest} more"] if rest > 0 else lines
-
-
-def _local(organization: Organization, at: datetime) -> datetime:
-    return at.astimezone(ZoneInfo(organization.timezone))
-
-
-def _monday(day: datetime) -> datetime:
-    """The moment at which the week of `day` begins, there."""
-    midnight = day.replace(hour=0, minute=0, second=0, microsecond=0)
-    return midnight - timedelta(days=midnight.weekday())

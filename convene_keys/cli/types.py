@@ -9,6 +9,7 @@ import click
 from flask.cli import AppGroup
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from convene_keys import clock
 from convene_keys.db.session import db
 from convene_keys.errors import NotFound, Problem
 from convene_keys.models import Organization
@@ -72,8 +73,7 @@ class Moment(click.ParamType[datetime]):
     ) -> datetime:
         try:
             if len(value) == len("2026-11-24"):
-                day = date.fromisoformat(value)
-                return datetime(day.year, day.month, day.day, tzinfo=UTC) + self._days
+                return clock.midnight(date.fromisoformat(value) + self._days, "UTC")
             moment = datetime.fromisoformat(value)
             if moment.tzinfo is not None:
                 return moment.astimezone(UTC)

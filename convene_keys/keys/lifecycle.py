@@ -231,7 +231,7 @@ def _end_of(day: date | None, key: ApiKey) -> datetime | None:
     if day is None:
         return None
     zone = key.organization.timezone
-    today = clock.now().astimezone(ZoneInfo(zone)).date()
+    today = clock.today(zone)
     if not today <= day <= today + timedelta(days=EXPIRY_MAX_DAYS):
         message = "Please choose a day from today on, within ten years. To stop it now, revoke it."
         raise Invalid([FieldError("expires_on", message)])

@@ -3,11 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from datetime import date as calendar_date
 from functools import cache, cached_property
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
     BigInteger,
@@ -58,26 +55,10 @@ class Page:
     next_cursor: str | None
 
 
-@dataclass(frozen=True)
-class Dashboard:
-    pending_applications: int
-    pending_bookings: int
-    pending_orders: int
-    upcoming_market_dates: int
-    next_market_date: calendar_date | None
-    total_vendors: int
-
-
-def today(organization: Organization | OrganizationInfo) -> calendar_date:
-    """The day it is where the organization is."""
-    return clock.now().astimezone(ZoneInfo(organization.timezone)).date()
-
-
-def dashboard(
-    connection: RawConnection, organization: Organization | OrganizationInfo
-) -> Dashboard:
-    counts = connection.first(_DASHBOARD, organization=organization.id, today=today(organization))
-    return Dashboard(*counts)  # type: ignore[misc]
+def dashboard(connection: RawConnection, organization: Organization | OrganizationInfo) -> Any:
+    """One row: what is pending, the market dates ahead and how many vendors there are."""
+    today = clock.today(organization.timezone)
+    return connection.first(_DASHBOARD, organization=organization.id, today=today)
 
 
 def page(
@@ -135,15 +116,6 @@ def cursor_number(cursor: str | None) -> int | None:
     if not (cursor.isascii() and cursor.isdecimal() and len(cursor) < 19):
         raise Malformed("This cursor is not known.", code="invalid_cursor")
     return int(cursor)
-
-
-def midnight(day: calendar_date, timezone: str) -> datetime:
-    """The moment at which `day` begins in `timezone`, in UTC."""
-    local = datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(timezone))
-    try:
-        return local.astimezone(UTC)
-    except OverflowError:  # the first or the last day that there is
-        return local.replace(tzinfo=UTC)
 
 
 _markets, _dates, _vendors, _applications, _bookings = (

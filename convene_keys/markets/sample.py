@@ -9,14 +9,13 @@ from typing import Any
 
 from sqlalchemy import insert, select
 
+from convene_keys import clock
 from convene_keys import text as text_
 from convene_keys.accounts.authorization import acting
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, record
 from convene_keys.db.session import serialize
 from convene_keys.errors import Conflict, NotFound
-from convene_keys.markets.queries import midnight
-from convene_keys.markets.queries import today as today_at
 from convene_keys.models import (
     ApplicationStatus,
     Booking,
@@ -62,7 +61,7 @@ def make(actor: Actor, today: date | None = None) -> dict[str, int]:
         has_markets = select(Market.id).where(Market.organization_id == organization.id).limit(1)
         if session.scalar(has_markets) is not None:
             raise Conflict("This organization has markets already. Sample data needs an empty one.")
-        season = _Season(today or today_at(organization), organization.timezone)
+        season = _Season(today or clock.today(organization.timezone), organization.timezone)
         counts = {}
         for model, rows in (
             (Market, season.markets),
@@ -85,7 +84,7 @@ class _Season:
     def __init__(self, today: date, timezone: str) -> None:
         self._random = Random("a season of markets")  # noqa: S311  nothing here is secret
         self._today, self._timezone = today, timezone
-        self._morning = midnight(today, timezone)
+        self._morning = clock.midnight(today, timezone)
         self.markets = [
             {"id": number, "name": name, "location": location, "description": description}
             for number, (name, location, description) in enumerate(_WORDS["markets"], 1)
@@ -238,7 +237,7 @@ class _Season:
         decided = None
         if status != BookingStatus.PENDING:
             decided = self._later(
-                created, min(self._morning, midnight(day["date"], self._timezone)), days=6
+                created, min(self._morning, clock.midnight(day["date"], self._timezone)), days=6
             )
         return {
             "status": status,
@@ -257,7 +256,7 @@ class _Season:
     def _moment(self, day: date) -> datetime:
         """Some time of `day` at which people are awake."""
         awake = timedelta(seconds=self._random.randint(7 * 3600, 22 * 3600))
-        return midnight(day, self._timezone) + awake
+        return clock.midnight(day, self._timezone) + awake
 
     def _later(self, moment: datetime, end: datetime, *, days: int) -> datetime:
         """Some time after `moment`, before `end`, at most `days` later."""

@@ -141,7 +141,7 @@ def _whoami(call: Call, _: schemas.Nothing) -> BaseModel:
 def _dashboard(call: Call, _: schemas.Nothing) -> BaseModel:
     counts = market_queries.dashboard(call.connection, call.organization)
     return schemas.DashboardOut(
-        organization=schemas.OrganizationOut.model_validate(call.organization), **vars(counts)
+        organization=schemas.OrganizationOut.model_validate(call.organization), **counts._asdict()
     )
 
 

@@ -25,7 +25,7 @@ from convene_keys.db.session import alone, db
 from convene_keys.errors import Malformed, TooMany, Unavailable
 from convene_keys.http.access import Access, access, member_actor
 from convene_keys.keys import queries as key_queries
-from convene_keys.markets.queries import cursor_number, today
+from convene_keys.markets.queries import cursor_number
 from convene_keys.models import ID_MAX, AuditEvent, Outcome, Role
 from convene_keys.web import charts
 from convene_keys.web.filters import Filters, parse_moment, parse_number
@@ -110,9 +110,9 @@ def _chart(wanted: Filter) -> list[charts.Bar]:
         return []
     zone = current_user.organization.timezone
     spans = charts.spans(
-        charts.day_of(wanted.since, zone) if wanted.since else None,
-        charts.day_of(wanted.until - datetime.resolution, zone) if wanted.until else None,
-        today(current_user.organization),
+        clock.day_of(wanted.since, zone) if wanted.since else None,
+        clock.day_of(wanted.until - datetime.resolution, zone) if wanted.until else None,
+        clock.today(zone),
     )
     counts = audit_queries.count_spans(
         db.session(),

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo
 
-from convene_keys.markets.queries import midnight
+from convene_keys.clock import midnight
 
 DAYS = 30  # shown when nobody chose
 DAYS_MAX = 62  # from there on a bar is a month
@@ -81,14 +80,6 @@ def moments(spans: Sequence[Span], timezone: str) -> list[tuple[datetime, dateti
     """When each span begins, and when it has ended, there."""
     day = timedelta(days=1)
     return [(midnight(s.since, timezone), midnight(s.until + day, timezone)) for s in spans]
-
-
-def day_of(moment: datetime, timezone: str) -> date:
-    """The day that `moment` belongs to there."""
-    try:
-        return moment.astimezone(ZoneInfo(timezone)).date()
-    except OverflowError:  # the first or the last day that there is
-        return moment.date()
 
 
 def bars(spans: Sequence[Span], counts: Sequence[int], cap: int) -> list[Bar]:

@@ -9,6 +9,7 @@ from flask import Blueprint, Response, flash, request, url_for
 from flask_login import current_user
 from wtforms import RadioField, StringField, TextAreaField
 
+from convene_keys import clock
 from convene_keys.db.session import db, raw_connection
 from convene_keys.errors import Conflict, Malformed, NotFound
 from convene_keys.http.access import Access, access, member_actor
@@ -217,7 +218,7 @@ def _choices(filters: DataFilters) -> list[tuple[int, str]]:
     if isinstance(filters, ApplicationFilters):
         listed = market_queries.page(connection, Market, organization.id, limit=DATES_SHOWN)
         return [(market.id, market.name) for market in listed.rows]
-    since = market_queries.today(organization) - DATES_FROM
+    since = clock.today(organization.timezone) - DATES_FROM
     dates = market_queries.page(
         connection, MarketDate, organization.id, since=since, limit=DATES_SHOWN
     )

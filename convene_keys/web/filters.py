@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Self
 
 from flask_login import current_user
 
+from convene_keys import clock
 from convene_keys.errors import Malformed, Problem
-from convene_keys.markets.queries import midnight
 
 TEXT_MAX = 100
 
@@ -73,7 +73,7 @@ def parse_moment(text: str, *, end: bool = False) -> datetime | None:
         there = parse_day(text)
         if there is None:
             return None
-        return midnight(there + timedelta(days=end), current_user.organization.timezone)
+        return clock.midnight(there + timedelta(days=end), current_user.organization.timezone)
     except (ValueError, OverflowError):
         raise _no_date(text) from None
 

@@ -19,7 +19,6 @@ from convene_keys.errors import FieldError, Invalid, Malformed
 from convene_keys.http.access import Access, access, member_actor, settings
 from convene_keys.keys import lifecycle
 from convene_keys.keys import queries as key_queries
-from convene_keys.markets.queries import today
 from convene_keys.models import ApiKey, Scope, Tool
 from convene_keys.text import NAME_MAX, fold
 from convene_keys.web import charts, connect
@@ -315,7 +314,8 @@ def _made_just_now(name: str | None) -> ApiKey | None:
 def _used(shown: Sequence[ApiKey]) -> dict[str, Any]:
     """The daily counts for the small charts of the list's rows."""
     organization, ids = current_user.organization, [key.id for key in shown]
-    days = charts.moments(charts.last_days(today(organization)), organization.timezone)
+    last_days = charts.last_days(clock.today(organization.timezone))
+    days = charts.moments(last_days, organization.timezone)
     used = audit_queries.count_key_spans(db.session(), organization.id, ids, days, charts.SPARK_CAP)
     return {"used": used, "spark": charts.spark}
 
@@ -325,8 +325,8 @@ def _facts(
 ) -> dict[str, Any]:
     """What a key's page shows, with the forms that something is wrong in."""
     session, organization = db.session(), current_user.organization
-    wanted, here = audit_queries.Filter(key=key.id), today(organization)
-    days = charts.last_days(here)
+    wanted, today = audit_queries.Filter(key=key.id), clock.today(organization.timezone)
+    days = charts.last_days(today)
     moments = charts.moments(days, organization.timezone)
     events, _ = audit_queries.page(
         session, organization.id, wanted, before=None, limit=EVENTS_SHOWN
@@ -337,7 +337,7 @@ def _facts(
         "form": form or RenameForm(formdata=None, obj=key),
         "edit": edit
         or EditForm(formdata=None, data={"scope": key.scope, "expires_on": key.last_day}),
-        "between": (here, here + timedelta(days=lifecycle.EXPIRY_MAX_DAYS)),
+        "between": (today, today + timedelta(days=lifecycle.EXPIRY_MAX_DAYS)),
         "handover": connect.handover(key),
         "events": events,
         "chart": charts.bars(days, counts, charts.CAP) if any(counts) else [],

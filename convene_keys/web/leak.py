@@ -9,6 +9,7 @@ from flask.typing import ResponseReturnValue
 from flask_login import current_user
 from wtforms import StringField
 
+from convene_keys import clock
 from convene_keys.audit import queries as audit_queries
 from convene_keys.audit.actions import Action
 from convene_keys.db.session import db
@@ -16,7 +17,6 @@ from convene_keys.errors import Conflict
 from convene_keys.http.access import Access, access, member_actor, settings
 from convene_keys.keys import lifecycle
 from convene_keys.leaks import reports
-from convene_keys.markets.queries import today
 from convene_keys.models import ApiKey, Outcome
 from convene_keys.operations import undo
 from convene_keys.operations.table import OPERATIONS
@@ -144,7 +144,8 @@ def _review(key_id: int) -> str:
 def _since() -> str:
     """The day that the address names, else the first of the last thirty."""
     typed = request.args.get("since", "").strip()
-    return typed or (today(current_user.organization) - timedelta(days=charts.DAYS)).isoformat()
+    today = clock.today(current_user.organization.timezone)
+    return typed or (today - timedelta(days=charts.DAYS)).isoformat()
 
 
 def _facts(key: ApiKey) -> dict[str, Any]:
