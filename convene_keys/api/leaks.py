@@ -51,7 +51,7 @@ def report() -> Response:
         limits.current().count_failure(network)
         raise
     findings = leaks_reports.read(body)
-    real = leaks_reports.report(findings, origin(), settings().key_peppers).real
+    real = leaks_reports.report(findings, origin(), settings().key_peppers)
     return _json(
         [
             {

@@ -1,7 +1,6 @@
 """Keys that were found where they must not be: reported from outside, or by a scan of files."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from sqlalchemy import select
@@ -35,25 +34,6 @@ class Finding(BaseModel):
     source: str | None = None
 
 
-@dataclass(frozen=True)
-class Leak:
-    """A key that was reported for the first time, and whether it worked until then."""
-
-    organization_id: int
-    key_id: int
-    name: str
-    url: str
-    revoked: bool
-
-
-@dataclass(frozen=True)
-class Report:
-    """What became of a report: the tokens in it that are keys, and what is news."""
-
-    real: frozenset[str]
-    leaks: list[Leak]
-
-
 _FINDINGS = TypeAdapter(list[Finding])
 
 
@@ -70,25 +50,23 @@ def read(body: bytes) -> list[Finding]:
     )
 
 
-def report(findings: Sequence[Finding], origin: Origin, peppers: Sequence[str]) -> Report:
+def report(findings: Sequence[Finding], origin: Origin, peppers: Sequence[str]) -> set[str]:
     """Revoke every key in a reporter's list, whatever state it is in, all in one transaction.
 
-    A key that was reported before is left as it is. What no key can be costs no query.
+    The tokens in it that are keys. One that was reported before is left as it is. What no key can
+    be costs no query.
     """
     first: dict[str, Finding] = {}
     for finding in findings:
         if finding.token not in first and tokens.is_well_formed(finding.token):
             first[finding.token] = finding
     token_of = {key.id: token for token, key in known(db.session(), first, peppers).items()}
-    if not token_of:
-        return Report(frozenset(), [])
-    with transaction() as session:
-        leaks = [
-            _note(session, key, first[token_of[key.id]], origin)
-            for key in _locked(session, sorted(token_of))
-            if key.leaked_at is None
-        ]
-    return Report(frozenset(token_of.values()), leaks)
+    if token_of:
+        with transaction() as session:
+            for key in _locked(session, sorted(token_of)):
+                if key.leaked_at is None:
+                    _note(session, key, first[token_of[key.id]], origin)
+    return set(token_of.values())
 
 
 def report_own(actor: Actor, key_id: int, where: str = "") -> ApiKey:
@@ -144,20 +122,17 @@ def _locked(session: Session, ids: Sequence[int]) -> list[ApiKey]:
     return found
 
 
-def _note(session: Session, key: ApiKey, finding: Finding, origin: Origin) -> Leak:
+def _note(session: Session, key: ApiKey, finding: Finding, origin: Origin) -> None:
     """End one leaked key and record it."""
     actor = Actor.system(key.organization_id, origin)
-    url = text.redact(finding.url or "")[:URL_MAX]
-    revoked = _end(session, actor, key, REASON)
-    detail = {"url": url, "source": (finding.source or "")[:SOURCE_MAX], "type": finding.type}
+    _end(session, actor, key, REASON)
+    url, source = text.redact(finding.url or "")[:URL_MAX], (finding.source or "")[:SOURCE_MAX]
+    detail = {"url": url, "source": source, "type": finding.type}
     record(session, actor, Action.KEY_LEAK_REPORTED, lifecycle.target(key), detail=detail)
-    return Leak(key.organization_id, key.id, key.name, url, revoked)
 
 
-def _end(session: Session, actor: Actor, key: ApiKey, reason: str) -> bool:
+def _end(session: Session, actor: Actor, key: ApiKey, reason: str) -> None:
     """Revoke a key as leaked, and tell its members also when it was revoked before."""
     key.leaked_at = clock.now()
-    revoked = lifecycle.revoke_in(session, actor, key, reason)
-    if not revoked:
+    if not lifecycle.revoke_in(session, actor, key, reason):
         notices.key_revoked(session, actor, key)
-    return revoked

@@ -16,7 +16,7 @@ from convene_keys.db.session import db
 from convene_keys.errors import Invalid, Malformed
 from convene_keys.keys import lifecycle, tokens
 from convene_keys.leaks import reports
-from convene_keys.leaks.reports import Finding, Leak
+from convene_keys.leaks.reports import Finding
 from convene_keys.models import ApiKey, AuditEvent, Organization
 from tests import factories
 from tests.conftest import Clock
@@ -31,10 +31,14 @@ def finding(token: str, **values: str) -> Finding:
     return Finding(token=token, **(usual | values))
 
 
-def report(*findings: Finding) -> reports.Report:
-    done = reports.report(findings, ORIGIN, [PEPPER])
+def report(*findings: Finding) -> set[str]:
+    real = reports.report(findings, ORIGIN, [PEPPER])
     db.session.rollback()
-    return done
+    return real
+
+
+def reported() -> list[AuditEvent]:
+    return [each for each in events() if each.action == "key.leak_reported"]
 
 
 def events() -> list[AuditEvent]:
@@ -58,14 +62,13 @@ def test_leaked_key_is_revoked_at_once_and_recorded(
     organization: Organization, key: tuple[ApiKey, str], fake_clock: Clock
 ) -> None:
     row, secret = key
-    done = report(finding(secret))
-    assert done.real == {secret}
-    assert done.leaks == [Leak(organization.id, row.id, row.name, URL, revoked=True)]
+    assert report(finding(secret)) == {secret}
     assert row.leaked_at == row.revoked_at == row.released_at == fake_clock.moment
     assert (row.revoked_by_name, row.revoke_reason) == ("the system", reports.REASON)
-    revoked, reported = events()
-    assert [revoked.action, reported.action] == ["key.revoked", "key.leak_reported"]
-    for each in (revoked, reported):
+    revoked, told = events()
+    assert [revoked.action, told.action] == ["key.revoked", "key.leak_reported"]
+    for each in (revoked, told):
+        assert each.organization_id == organization.id
         assert (each.actor, each.outcome, each.target_type) == ("system", "ok", "key")
         assert (each.target_id, each.target_name) == (str(row.id), row.name)
         assert (each.ip, each.user_agent, each.request_id) == (
@@ -73,16 +76,15 @@ def test_leaked_key_is_revoked_at_once_and_recorded(
             ORIGIN.user_agent,
             ORIGIN.request_id,
         )
-    assert reported.detail == {"url": URL, "source": "content", "type": "convene_api_key"}
+    assert told.detail == {"url": URL, "source": "content", "type": "convene_api_key"}
 
 
 def test_second_report_of_a_key_changes_nothing(key: tuple[ApiKey, str], fake_clock: Clock) -> None:
     row, secret = key
-    assert len(report(finding(secret), finding(secret, url="https://example.org/2")).leaks) == 1
+    assert report(finding(secret), finding(secret, url="https://example.org/2")) == {secret}
     first, before = row.leaked_at, len(events())
     fake_clock.advance(days=1)
-    done = report(finding(secret))
-    assert (done.real, done.leaks) == ({secret}, [])
+    assert report(finding(secret)) == {secret}
     assert row.leaked_at == first
     assert len(events()) == before == 2
     assert events()[1].detail["url"] == URL, "the first place counts"
@@ -104,8 +106,7 @@ def test_key_in_any_state_is_taken(app: Flask, fake_clock: Clock, state: str) ->
         lifecycle.revoke(Actor.of_member(creator, ORIGIN), row.id, "Old")
     before = row.revoked_at
     fake_clock.advance(hours=1)
-    done = report(finding(secret))
-    assert [leak.revoked for leak in done.leaks] == [state != "revoked"]
+    assert report(finding(secret)) == {secret}
     assert row.leaked_at == fake_clock.moment
     assert row.revoked_at == (before or fake_clock.moment), "the first time stands"
     assert row.revoke_reason == ("Old" if state == "revoked" else reports.REASON)
@@ -128,11 +129,10 @@ def test_keys_of_several_organizations_and_peppers_end_together(app: Flask) -> N
             rows.append(row)
             secrets.append(token)
     bystander, _ = factories.api_key(factories.organization(), "Bystander")
-    done = reports.report([finding(secret) for secret in secrets], ORIGIN, [PEPPER, older])
-    db.session.rollback()
-    assert done.real == set(secrets)
-    assert [leak.key_id for leak in done.leaks] == [row.id for row in rows]
-    assert [leak.organization_id for leak in done.leaks] == [row.organization_id for row in rows]
+    real = reports.report([finding(secret) for secret in secrets], ORIGIN, [PEPPER, older])
+    assert real == set(secrets)
+    told = [(each.target_id, each.organization_id) for each in reported()]
+    assert told == [(str(row.id), row.organization_id) for row in rows]
     assert all(row.revoked_at and row.leaked_at for row in rows)
     assert (bystander.revoked_at, bystander.leaked_at) == (None, None)
     assert {each.organization_id for each in events()} == {row.organization_id for row in rows}
@@ -144,10 +144,9 @@ def test_what_is_no_key_costs_no_query_and_no_event(key: tuple[ApiKey, str]) -> 
     garbage = ["", "x" * 200, secret[:-1], secret + "0", secret.upper(), f" {secret}", "fm_org_é"]
     garbage += [body + ("1" if secret[-1] == "0" else "0")]  # a checksum that is wrong
     with statements() as told:
-        done = reports.report([finding(one) for one in garbage], ORIGIN, [PEPPER])
-    assert (done.real, done.leaks, told) == (frozenset(), [], [])
-    done = report(finding(tokens.mint()))
-    assert (done.real, done.leaks) == (frozenset(), [])
+        real = reports.report([finding(one) for one in garbage], ORIGIN, [PEPPER])
+    assert (real, told) == (set(), [])
+    assert report(finding(tokens.mint())) == set()
     assert events() == []
 
 
@@ -155,8 +154,9 @@ def test_list_of_ten_thousand_takes_few_queries(organization: Organization) -> N
     real = [factories.api_key(organization, f"Key {n}")[1] for n in range(3)]
     others = [tokens.mint() for _ in range(9_000)] + ["garbage"] * 997
     with statements() as told:
-        done = reports.report([finding(one) for one in others + real], ORIGIN, [PEPPER])
-    assert len(done.leaks) == 3
+        found = reports.report([finding(one) for one in others + real], ORIGIN, [PEPPER])
+    assert found == set(real)
+    assert len(reported()) == 3
     asked = [one for one in told if "api_key.digest IN" in one]
     assert len(asked) == 10, "9,003 digests, a thousand at once"
     assert len(told) <= 10 + 1 + 3 * 4 + 2
@@ -180,9 +180,8 @@ def test_event_and_revocation_are_one(key: tuple[ApiKey, str]) -> None:
 def test_key_in_a_reports_url_is_cut_and_so_is_what_is_too_long(key: tuple[ApiKey, str]) -> None:
     row, secret = key
     url = f"https://example.org/?key={secret}&" + "x" * 5_000
-    [leak] = report(finding(secret, url=url, source="s" * 200, type=secret)).leaks
-    detail = events()[1].detail
-    assert detail["url"] == leak.url
+    report(finding(secret, url=url, source="s" * 200, type=secret))
+    [detail] = [each.detail for each in reported()]
     assert len(detail["url"]) == reports.URL_MAX
     assert detail["url"].startswith(f"https://example.org/?key={row.hint}…&xx")
     assert len(detail["source"]) == reports.SOURCE_MAX
