@@ -124,7 +124,6 @@ def set_disabled(actor: Actor, member_id: int, *, disabled: bool) -> Member:
         member.disabled_at = clock.now() if disabled else None
         if disabled:
             end_sessions(session, SignInSession.member_id == member.id)
-        session.flush()
         _require_admin(session, actor.organization_id)
         action = Action.MEMBER_DISABLED if disabled else Action.MEMBER_ENABLED
         record(session, actor, action, _target(member))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from flask import Blueprint, Response, request, stream_with_context
@@ -127,11 +128,7 @@ def _chart(wanted: Filter) -> list[charts.Bar]:
 @blueprint.get("/audit_log.csv")
 @access(Access.VIEWER)
 def export_csv() -> Response:
-    def lines(events: Iterator[AuditEvent]) -> Iterator[str]:
-        yield BOM
-        yield from export.csv_lines(events)
-
-    return _export("csv", "text/csv", lines)
+    return _export("csv", "text/csv", lambda events: chain([BOM], export.csv_lines(events)))
 
 
 @blueprint.get("/audit_log.jsonl")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from flask import Blueprint, Response, flash, request, url_for
 from flask_login import current_user
-from wtforms import RadioField, StringField, TextAreaField
+from wtforms import RadioField, TextAreaField
 
 from convene_keys import clock
 from convene_keys.db.session import db, raw_connection
@@ -26,7 +26,7 @@ from convene_keys.models import (
 from convene_keys.operations import runner, table
 from convene_keys.operations.schemas import NUMBER_MAX
 from convene_keys.web.filters import Filters, parse_day, parse_number
-from convene_keys.web.forms import Form
+from convene_keys.web.forms import Form, ReasonForm
 from convene_keys.web.respond import done, is_htmx, page, stale
 
 blueprint = Blueprint("data", __name__, url_prefix="/admin")
@@ -84,10 +84,6 @@ class ApplicationFilters(DataFilters):
 
     def narrowing(self) -> dict[str, object]:
         return {"market_id": _number(self.market_id), "q": self.q or None}
-
-
-class ReasonForm(Form):
-    reason = StringField("Reason")
 
 
 class DecideForm(Form):

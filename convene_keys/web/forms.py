@@ -12,6 +12,7 @@ from types import TracebackType
 
 from flask import request
 from flask_wtf import FlaskForm
+from wtforms import StringField
 from wtforms.i18n import DummyTranslations
 
 from convene_keys.errors import Invalid
@@ -62,3 +63,7 @@ class Form(FlaskForm):  # type: ignore[misc]
             else:
                 field.errors = [*field.errors, wrong.message]
         return True
+
+
+class ReasonForm(Form):
+    reason = StringField("Reason")

@@ -24,7 +24,7 @@ from convene_keys.text import NAME_MAX, fold
 from convene_keys.web import charts, connect
 from convene_keys.web.filters import Filters, parse_number
 from convene_keys.web.formats import day
-from convene_keys.web.forms import Form
+from convene_keys.web.forms import Form, ReasonForm
 from convene_keys.web.reauthentication import ReauthForm
 from convene_keys.web.respond import done, is_htmx, page
 
@@ -110,10 +110,6 @@ class EditForm(ReauthForm):
         """Only where it was given: without it a key may still get less than it has."""
         if self.current_password and self.current_password.data:
             super().confirm_password()
-
-
-class RevokeForm(Form):
-    reason = StringField("Reason")
 
 
 class RotateForm(ReauthForm):
@@ -210,7 +206,7 @@ def rename(key_id: int) -> Response:
 def edit(key_id: int) -> Response:
     """Asks for the password only when the key is to get more than it has."""
     key = get(key_id)
-    form = EditForm(data={"scope": key.scope, "expires_on": key.last_day})
+    form = EditForm(obj=key, expires_on=key.last_day)
     with form:
         form.check()
         key = lifecycle.edit(
@@ -259,13 +255,13 @@ def rotate(key_id: int) -> Response:
 @blueprint.get("/<int:key_id>/revoke")
 @access(Access.MANAGER)
 def confirm_revoke(key_id: int) -> Response:
-    return page("keys/revoke.html", "keys/_revoke.html", key=get(key_id), form=RevokeForm())
+    return page("keys/revoke.html", "keys/_revoke.html", key=get(key_id), form=ReasonForm())
 
 
 @blueprint.post("/<int:key_id>/revoke")
 @access(Access.MANAGER)
 def revoke(key_id: int) -> Response:
-    key, form = get(key_id), RevokeForm()
+    key, form = get(key_id), ReasonForm()
     with form:
         key = lifecycle.revoke(member_actor(), key_id, form.reason.data or "")
         filters = _filters_shown()
@@ -335,8 +331,7 @@ def _facts(
     return {
         "key": key,
         "form": form or RenameForm(formdata=None, obj=key),
-        "edit": edit
-        or EditForm(formdata=None, data={"scope": key.scope, "expires_on": key.last_day}),
+        "edit": edit or EditForm(formdata=None, obj=key, expires_on=key.last_day),
         "between": (today, today + timedelta(days=lifecycle.EXPIRY_MAX_DAYS)),
         "handover": connect.handover(key),
         "events": events,
