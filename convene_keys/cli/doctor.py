@@ -54,12 +54,8 @@ def doctor(context: click.Context) -> None:
 
 
 def configuration() -> Result:
-    address = settings().base_url
-    if not settings().secure and urlsplit(address).hostname not in (
-        "127.0.0.1",
-        "localhost",
-        "::1",
-    ):
+    address, here = settings().base_url, ("127.0.0.1", "localhost", "::1")
+    if not settings().secure and urlsplit(address).hostname not in here:
         return Level.FAILED, f"BASE_URL is {address}: without https, cookies and keys can be read"
     return Level.OK, f"BASE_URL is {address}"
 

@@ -189,8 +189,7 @@ def _list(filters: DataFilters, status: int = 200) -> Response:
         f"data/{filters.noun}s.html",
         "data/_rows.html" if cursor else "data/_list.html",
         status=status,
-        rows=found.rows,
-        next_cursor=found.next_cursor,
+        **vars(found),
         choices=[] if is_htmx() else _choices(filters),
         **_around(filters),
     )

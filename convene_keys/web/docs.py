@@ -35,7 +35,6 @@ def every(path, **query):
     yield from page["data"]
     if page["next_cursor"]:
         yield from every(path, **query | {"cursor": page["next_cursor"]})"""
-PLACES = {"path": "in the path", "query": "in the query", "body": "in the body"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,6 @@ def api() -> Response:
         shapes=_shapes(),
         codes=CODES,
         problem=problem,
-        places=PLACES,
         words=words,
         marked=_marked,
         python=PYTHON.format(root=base_url + ROOT),

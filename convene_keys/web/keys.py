@@ -137,11 +137,8 @@ def index() -> Response:
     return page(
         "keys/list.html",
         "keys/_list.html",
-        keys=found.keys,
+        **vars(found),
         **_used(found.keys),
-        total=found.total,
-        page=found.page,
-        pages=found.pages,
         filters=filters,
         has_keys=bool(found.total) or key_queries.any_ever(session, organization_id),
         **({} if is_htmx() else _notices()),
