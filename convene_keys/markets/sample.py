@@ -141,14 +141,13 @@ class _Season:
             count = self._random.choices((1, 2, 3), (25, 45, 30))[0]
             for market in self._random.sample(self.markets, count):
                 for submitted, texts, weights in self._history(first, market["id"], number):
-                    message = self._random.choice(_WORDS[texts])
+                    words = self._random.choice(_WORDS[texts])
+                    message = words.format(market=market["name"], sells=sells)
                     rows.append(
                         {
                             "market_id": market["id"],
                             "vendor_id": number,
-                            "message": _capitalized(
-                                message.format(market=market["name"], sells=sells)
-                            ),
+                            "message": message[0].upper() + message[1:],
                             **self._decided_application(submitted, weights),
                         }
                     )
@@ -262,10 +261,6 @@ class _Season:
         """Some time after `moment`, before `end`, at most `days` later."""
         span = min(end - moment, timedelta(days=days)).total_seconds()
         return moment + timedelta(seconds=int(span * self._random.uniform(0.05, 0.95)))
-
-
-def _capitalized(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def _numbered(rows: list[Values], *order: str) -> list[Values]:
