@@ -84,10 +84,6 @@ class CheckUp:
         return list({one.id: one for one in some}.values())
 
 
-def findings(session: Session, organization_id: int) -> Sequence[Finding]:
-    return run(session, organization_id).findings
-
-
 def run(session: Session, organization_id: int) -> CheckUp:
     """Check everything as it is now, in a handful of statements however many keys there are."""
     now, organization = clock.now(), session.get_one(Organization, organization_id)

@@ -166,7 +166,7 @@ def _wanting(session: Session, organization: Organization) -> Sequence[Member]:
 
 def _findings(session: Session, organization: Organization) -> Sequence[str]:
     """A line a finding, as it is now."""
-    found = findings.findings(session, organization.id)
+    found = findings.run(session, organization.id).findings
     return _cut([_named(finding) for finding in found]) or ["Nothing: all good."]
 
 

@@ -51,7 +51,7 @@ def found(of: Organization) -> dict[str, list[str]]:
     """The names that each kind of finding has."""
     db.session.rollback()
     all_of: dict[str, list[str]] = {}
-    for finding in checkup_findings.findings(db.session(), of.id):
+    for finding in checkup_findings.run(db.session(), of.id).findings:
         all_of.setdefault(finding.kind.value, []).extend(one.name for one in finding.concerned)
     db.session.rollback()
     return all_of
@@ -83,7 +83,7 @@ def test_each_finding_counts_against_one_habit(of: Organization, maya: Member) -
     assert set(ADVICE) - set(look.kept) == {Kind.ENDLESS.advice.habit}
     assert [finding.title for finding in look.findings] == ["1 key has no end date"]
     good(of, maya, name="Otto’s laptop", expires_at=None)
-    (finding,) = checkup_findings.findings(db.session(), of.id)
+    (finding,) = checkup_findings.run(db.session(), of.id).findings
     assert finding.title == "2 keys have no end date"
     assert [one.name for one in finding.concerned] == [NAME, "Otto’s laptop"]
 
@@ -158,7 +158,7 @@ def test_key_is_older_than_a_change_in_the_team(
         members.change_member(actor, tomasz.id, name="Tomasz A", role=Role.VIEWER)
     good(of, maya, name="Made at that very moment")
     assert found(of) == {"team-changed": [NAME]}
-    (finding,) = checkup_findings.findings(db.session(), of.id)
+    (finding,) = checkup_findings.run(db.session(), of.id).findings
     assert (finding.who, finding.at) == ("Tomasz A", fake_clock())
     db.session.rollback()
     if change == "disabled":
@@ -177,7 +177,7 @@ def test_each_change_in_the_team_is_a_finding_and_rotation_settles_it(
         fake_clock.advance(days=1)
         member = factories.member(of, "manager", name)
         members.set_disabled(actor, member.id, disabled=True)
-    findings = checkup_findings.findings(db.session(), of.id)
+    findings = checkup_findings.run(db.session(), of.id).findings
     assert [finding.who for finding in findings] == ["Ada", "Otto"]
     db.session.rollback()
     key.released_at = fake_clock()
@@ -218,7 +218,7 @@ def test_key_is_shared_by_two_places(of: Organization, maya: Member, fake_clock:
     fake_clock.advance(minutes=29, seconds=59)
     call(token, MARKET)
     assert found(of) == {"shared": [NAME]}, "back within the hour, to the second"
-    (finding,) = checkup_findings.findings(db.session(), of.id)
+    (finding,) = checkup_findings.run(db.session(), of.id).findings
     assert finding.concerned[0].seen == (HOME, MARKET)
     assert finding.concerned[0].since == fake_clock()
     db.session.rollback()
@@ -234,7 +234,7 @@ def test_key_is_shared_by_two_kinds_of_client(
     _, token = good(of, maya, last_used_at=None, tool="other")
     for agent in (CLAUDE, "curl/8.1", "claude-desktop/2.0"):
         call(token, HOME, agent)
-    (finding,) = checkup_findings.findings(db.session(), of.id)
+    (finding,) = checkup_findings.run(db.session(), of.id).findings
     assert (finding.kind, finding.concerned[0].seen) == (Kind.SHARED, ("claude-desktop", "curl"))
 
 

@@ -251,7 +251,8 @@ def test_demo_has_keys_that_were_at_work(run: Run) -> None:
     by_keys = [event for event in events() if event.actor == "key"]
     assert {event.key_id for event in by_keys} == {key.id for key in used}
     found = {
-        finding.kind for finding in checkup_findings.findings(db.session(), made[0].organization_id)
+        finding.kind
+        for finding in checkup_findings.run(db.session(), made[0].organization_id).findings
     }
     assert found == {"unused", "vague", "endless"}
     assert {event.outcome for event in by_keys} == {"ok", "denied"}

@@ -48,7 +48,7 @@ def events() -> list[AuditEvent]:
 
 def looked_at(of: Organization) -> dict[str, list[int]]:
     """The keys of each finding."""
-    found = findings.findings(db.session(), of.id)
+    found = findings.run(db.session(), of.id).findings
     db.session.rollback()
     return {finding.kind.value: [one.id for one in finding.concerned] for finding in found}
 
