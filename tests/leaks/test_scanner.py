@@ -26,7 +26,7 @@ from convene_keys.keys import lifecycle, tokens
 from convene_keys.leaks import scanner
 from convene_keys.models import ApiKey, Organization
 from tests import factories
-from tests.cli.test_cli import run, succeeded  # noqa: F401
+from tests.cli.conftest import run, succeeded  # noqa: F401
 from tests.conftest import Clock
 
 Run = Callable[..., Result]
