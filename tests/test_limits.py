@@ -22,7 +22,7 @@ from convene_keys.limits import FAILURES, Limits, Shared
 from convene_keys.models import ApiKey, AuditEvent, Booking, Organization
 from tests import factories
 from tests.conftest import Browser, Clock, new_browser, wait_for
-from tests.databases import ON_SQLITE, PEPPER, environ
+from tests.databases import PEPPER, environ
 from tests.redises import Redis
 from tests.servers import Server, Visitor
 
@@ -340,7 +340,7 @@ def test_tries_at_the_same_moment_are_written_once_and_all_counted(
     assert _tries(key[0])[0] == 24
 
 
-@ON_SQLITE
+@pytest.mark.on_sqlite
 @pytest.mark.slow
 def test_tries_are_written_when_a_worker_stops(
     key: tuple[ApiKey, str], database_url: str, tmp_path: Path

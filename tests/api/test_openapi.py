@@ -17,7 +17,7 @@ from tests.api.conftest import faults
 from tests.conftest import Browser, new_browser
 from tests.databases import environ
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 ADDRESS = "/api/openapi.json"
 HERE = "http://127.0.0.1:8000"

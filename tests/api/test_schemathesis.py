@@ -23,7 +23,7 @@ from convene_keys.operations.table import OPERATIONS, ROOT
 from tests import factories
 from tests.servers import Server
 
-pytestmark = pytest.mark.pages  # what it finds lies in how input is read
+pytestmark = pytest.mark.on_sqlite  # what it finds lies in how input is read
 
 ELSEWHERE = "Elsewhere"  # what the other organization calls its market and its vendor
 LOG_AND_KEYS = ("audit_event", "audit_seal", "api_key")

@@ -23,7 +23,7 @@ from convene_keys.db.session import db, transaction
 from convene_keys.models import AuditEvent, AuditSeal, Organization
 from tests import factories
 from tests.audit.test_seals import unguarded
-from tests.databases import ON_SQLITE, PEPPER, environ
+from tests.databases import PEPPER, environ
 
 EVENT: Table = AuditEvent.__table__
 SEAL: Table = AuditSeal.__table__
@@ -197,7 +197,7 @@ def forge(rows: Rows, place: int, form: str | None, *, all_of_it: bool = False) 
     return {EVENT.name: events, SEAL.name: kept}, of
 
 
-@ON_SQLITE
+@pytest.mark.on_sqlite
 @pytest.mark.parametrize("rotation", ROTATIONS)
 # Each thing done in each of the ways, thrice.
 @pytest.mark.parametrize("places", [48, pytest.param(100, marks=pytest.mark.soak)])

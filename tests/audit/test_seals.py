@@ -27,7 +27,7 @@ from convene_keys.audit.log import Actor, Origin, Target, event, record
 from convene_keys.db.session import db, raw_connection, transaction
 from convene_keys.models import AuditEvent, AuditSeal, Organization, Outcome
 from tests import factories
-from tests.cli.test_cli import Run, failed, run, succeeded  # noqa: F401  run is a fixture
+from tests.cli.conftest import Run, failed, run, succeeded  # noqa: F401  run is a fixture
 from tests.conftest import Browser, Clock, wait_for
 from tests.databases import AUDIT_KEY, PEPPER, Postgres, environ
 from tests.servers import Server

@@ -20,7 +20,7 @@ from tests import factories
 from tests.conftest import Clock
 from tests.mail.test_notices import HOME, MAIL_ON, add_others, create, mailing, mails
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests import factories
 from tests.cli.conftest import Run, failed, succeeded
 from tests.conftest import Clock
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 
 @pytest.fixture

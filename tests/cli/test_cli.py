@@ -5,10 +5,10 @@ import json
 import pytest
 
 from convene_keys.keys import tokens
-from tests.cli.conftest import NEW_ORGANIZATION, PASSWORD, Run, failed, run, succeeded  # noqa: F401
+from tests.cli.conftest import NEW_ORGANIZATION, PASSWORD
 from tests.servers import flask
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 
 @pytest.mark.slow

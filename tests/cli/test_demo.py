@@ -15,7 +15,7 @@ from tests import factories
 from tests.cli.conftest import Run, events, failed, succeeded
 from tests.databases import PEPPER
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 
 def test_demo_sets_up_once_and_prints_the_same_sign_in(app: Flask, run: Run) -> None:

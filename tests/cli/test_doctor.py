@@ -20,7 +20,7 @@ from tests.cli.conftest import Run, succeeded
 from tests.conftest import Clock
 from tests.databases import PEPPER, environ
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 
 def findings(result: Result) -> dict[str, tuple[str, str]]:

@@ -14,7 +14,7 @@ from tests.cli.conftest import Run, assert_by_system, events, failed, succeeded
 from tests.conftest import Clock
 from tests.databases import PEPPER
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 
 def test_keys_create_prints_the_key_alone(run: Run) -> None:

@@ -21,7 +21,7 @@ from tests.cli.conftest import (
 )
 from tests.databases import PEPPER
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 
 def test_organization_create_prints_its_id_and_makes_an_admin(run: Run) -> None:

@@ -8,7 +8,7 @@ from convene_keys import create_app
 from tests.cli.conftest import Run, failed, succeeded
 from tests.databases import environ
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 
 @pytest.mark.parametrize("group", ["organization", "member", "keys", "audit"])

@@ -10,7 +10,7 @@ from tests import factories
 from tests.conftest import Browser, new_browser
 from tests.databases import environ
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; "

@@ -8,14 +8,13 @@ from flask import Flask
 from convene_keys.db.session import db
 from convene_keys.operations.table import ROOT, VERIFY
 from tests import factories
-from tests.databases import ON_SQLITE
 from tests.servers import Server
 
 BODY = b"x" * 5_000_000
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 
 
-@ON_SQLITE
+@pytest.mark.on_sqlite
 @pytest.mark.parametrize("times", [2, pytest.param(200, marks=pytest.mark.soak)])
 def test_a_body_of_5_mb_is_answered_every_time(
     app: Flask, database_url: str, tmp_path: Path, times: int

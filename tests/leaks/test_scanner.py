@@ -429,7 +429,7 @@ def _text(size: int, source: random.Random) -> bytes:
     return source.randbytes(size).translate(BASE62)
 
 
-@pytest.mark.pages
+@pytest.mark.on_sqlite
 def test_ten_thousand_files_with_two_hundred_keys(
     run: Run,  # noqa: F811
     organization: Organization,

@@ -30,7 +30,7 @@ from tests.conftest import Clock
 from tests.databases import PEPPER, environ
 from tests.mailbox import SENDER
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 SITE = "https://keys.example.org"
 MAIL_ON = {"MAIL_URL": "smtp://127.0.0.1:1", "MAIL_FROM": SENDER, "BASE_URL": SITE}

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from convene_keys import clock
 from convene_keys.db.session import db, raw_connection
 from convene_keys.errors import Malformed, NotFound
 from convene_keys.markets import decisions

@@ -99,7 +99,7 @@ def test_make_is_recorded_with_its_counts(app: Flask) -> None:
     assert event.detail == counts
 
 
-@pytest.mark.pages
+@pytest.mark.on_sqlite
 @pytest.mark.parametrize("day", [TODAY + timedelta(days=n) for n in range(7)])
 def test_make_numbers_from_1_in_the_order_of_time(app: Flask, day: date) -> None:
     organization = create.organization()
@@ -136,7 +136,7 @@ def test_make_has_every_state(app: Flask) -> None:
     assert any(row["reminded_at"] for row in rows(VendorApplication, organization))
 
 
-@pytest.mark.pages
+@pytest.mark.on_sqlite
 @pytest.mark.parametrize("day", [TODAY + timedelta(days=n) for n in range(7)])
 def test_booking_123_waits_for_the_next_market_date(
     app: Flask, fake_clock: Clock, day: date

@@ -5,7 +5,7 @@ import pytest
 from convene_keys.mcp import catalogue
 from convene_keys.models import Scope
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 
 def test_resources_are_read_with_operations_that_only_read() -> None:

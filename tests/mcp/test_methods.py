@@ -11,7 +11,7 @@ from tests import factories
 from tests.conftest import Browser, Clock
 from tests.mcp.conftest import CLIENT, Caller, events
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 
 @pytest.mark.parametrize("wanted", [*HANDSHAKE, "2024-11-05", "2026-07-28", "1999-01-01"])

@@ -11,7 +11,7 @@ from convene_keys.models import Organization
 from convene_keys.operations.table import OPERATIONS
 from tests.mcp.conftest import CLIENT, META, Caller, events
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -12,7 +12,7 @@ from tests.conftest import Browser, challenge, new_browser
 from tests.databases import environ
 from tests.mcp.conftest import Caller, events
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 
 def test_body_has_a_limit(caller: Caller) -> None:

@@ -12,7 +12,7 @@ from convene_keys.operations import reference
 from convene_keys.operations.table import OPERATIONS
 from tests.reference import FILE, answers
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 # Codes that only pages have: no program meets them.
 OF_PAGES = {"stale_form", "invalid_date", "too_many"}

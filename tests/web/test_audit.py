@@ -19,7 +19,7 @@ from convene_keys.web import audit as audit_pages
 from tests import factories
 from tests.conftest import Browser, Clock
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 HTMX = {"HX-Request": "true"}
 

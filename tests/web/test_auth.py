@@ -17,7 +17,7 @@ from tests import factories
 from tests.conftest import Clock, new_browser
 from tests.databases import PEPPER, SECRET_KEY, environ
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 PASSWORD = "plum kettle orbit sandal"
 NEW_PASSWORD = "violet anchor meadow biscuit"

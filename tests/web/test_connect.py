@@ -26,7 +26,7 @@ from tests.conftest import Browser, new_browser
 from tests.databases import environ
 from tests.servers import Server
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 TOOLS = ["claude", "chatgpt", "developer", "other"]
 HERE, PUBLIC = "http://127.0.0.1:8000", "https://keys.riverside.example"

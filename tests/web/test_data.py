@@ -23,7 +23,7 @@ from convene_keys.models import (
 from tests import factories
 from tests.conftest import Browser, Clock
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 HTMX = {"HX-Request": "true"}
 AREAS = pytest.mark.parametrize("noun", ["booking", "application"])

@@ -26,7 +26,7 @@ from tests.databases import environ
 from tests.reference import NOON, request_of
 from tests.servers import Server
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 PAGE = "/docs/api"
 

@@ -9,7 +9,7 @@ import pytest
 from convene_keys.errors import Malformed
 from convene_keys.web.filters import Filters, parse_day, parse_moment, parse_number
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 REFUSED = Malformed("No number.")
 

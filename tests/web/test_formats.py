@@ -13,7 +13,7 @@ from convene_keys.web.formats import html_time
 from tests import factories
 from tests.conftest import Browser, Clock
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 LISTS = (
     "/admin/api_keys",

@@ -7,7 +7,7 @@ import pytest
 from tests import factories
 from tests.conftest import Browser
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 
 def test_help_is_read_without_signing_in(client: Browser) -> None:

@@ -13,7 +13,7 @@ from convene_keys.models import ApiKey, AuditEvent
 from tests import factories
 from tests.conftest import Browser, Clock
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 HTMX = {"HX-Request": "true"}
 

@@ -13,7 +13,7 @@ from tests import factories
 from tests.conftest import Browser, Clock
 from tests.databases import PEPPER
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 HTMX = {"HX-Request": "true"}
 PASSWORD = "correct horse battery staple"

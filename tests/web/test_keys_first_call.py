@@ -9,7 +9,7 @@ from convene_keys.models import ApiKey
 from tests import factories
 from tests.conftest import Browser, Clock
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 HTMX = {"HX-Request": "true"}
 POLLS = 'hx-trigger="every 2s"'

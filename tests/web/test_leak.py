@@ -12,7 +12,7 @@ from convene_keys.models import ApiKey, AuditEvent, Outcome
 from tests import factories
 from tests.conftest import Browser, Clock
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 HOME, STRANGER = Origin("192.0.2.7", "Claude/1"), Origin("203.0.113.66", "curl/8", "r6")
 

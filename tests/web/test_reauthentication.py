@@ -10,7 +10,7 @@ from tests.conftest import Browser, Clock
 from tests.databases import PEPPER
 from tests.web.test_team import NEW, PASSWORD, actions, state_of
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 
 @pytest.fixture

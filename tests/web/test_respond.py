@@ -13,7 +13,7 @@ from convene_keys.http.access import Access, access
 from tests import factories
 from tests.conftest import Browser, new_browser
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 HTMX = {"HX-Request": "true"}
 OURS = {

@@ -13,7 +13,7 @@ from tests import factories
 from tests.conftest import Browser, Clock, new_browser
 from tests.databases import PEPPER, environ
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 PASSWORD = "plum kettle orbit sandal"
 NEW_PASSWORD = "violet anchor meadow biscuit"

@@ -9,7 +9,7 @@ from tests.conftest import Clock, new_browser
 from tests.databases import environ
 from tests.web.test_auth import PASSWORD, is_signed_in, member_with_password
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tests import factories
 from tests.conftest import Browser
 from tests.servers import ROOT
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 FILES = {path.relative_to(ROOT / "static") for path in (ROOT / "static").rglob("*.*")}
 TEXT = sorted(str(path) for path in FILES if path.suffix in (".css", ".js", ".svg"))

@@ -4,7 +4,7 @@ import pytest
 
 from tests.conftest import Browser
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 
 def test_every_component_in_every_state_in_debug_mode_only(app, client: Browser):

@@ -12,7 +12,7 @@ from tests import factories
 from tests.conftest import Browser, Clock, new_browser
 from tests.databases import PEPPER
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 PASSWORD = "plum kettle orbit sandal"
 NEW = {"name": "Noor Haddad", "email": "noor@example.org", "role": "manager"}

@@ -21,7 +21,7 @@ from tests.conftest import Browser, Clock, new_browser
 from tests.databases import PEPPER, SECRET_KEY
 from tests.web.test_auth import both_at_once
 
-pytestmark = pytest.mark.pages
+pytestmark = pytest.mark.on_sqlite
 
 PASSWORD = "plum kettle orbit sandal"
 DEAD = "This link was withdrawn, used already or is too old. Please ask for a new one."
