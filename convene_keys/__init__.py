@@ -32,28 +32,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
     Raises `config.ConfigError` with one line for a person when a value can't be used.
     """
     settings = config.load(environ)
-    app = Flask(
-        __name__,
-        template_folder=ROOT / "templates",
-        static_folder=ROOT / "static",
-        instance_path=str(settings.instance_path),
-    )
-    app.config.update(
-        SETTINGS=settings,
-        SECRET_KEY=settings.secret_key,
-        SQLALCHEMY_DATABASE_URI=settings.database_url,
-        # A server may have gone since the connection was last used; a file has not.
-        SQLALCHEMY_ENGINE_OPTIONS={"pool_pre_ping": not settings.database_url.startswith("sqlite")},
-        MAX_CONTENT_LENGTH=FORM_MAX,
-        MAX_FORM_MEMORY_SIZE=FORM_MAX,
-        SEND_FILE_MAX_AGE_DEFAULT=timedelta(days=365),  # addresses carry the files' version
-        SESSION_COOKIE_NAME="__Host-convene" if settings.secure else "convene",
-        SESSION_COOKIE_SECURE=settings.secure,
-        SESSION_COOKIE_HTTPONLY=True,
-        SESSION_COOKIE_SAMESITE="Lax",
-        WTF_CSRF_TIME_LIMIT=None,  # a form left open over lunch is still good; a session ends
-        WTF_CSRF_SSL_STRICT=True,
-    )
+    app = _configured(settings)
     headers.init_app(app, secure=settings.secure)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
@@ -82,6 +61,32 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
 
         cli.init_app(app)
     app.register_error_handler(Exception, _answer_error)
+    return app
+
+
+def _configured(settings: config.Settings) -> Flask:
+    app = Flask(
+        __name__,
+        template_folder=ROOT / "templates",
+        static_folder=ROOT / "static",
+        instance_path=str(settings.instance_path),
+    )
+    app.config.update(
+        SETTINGS=settings,
+        SECRET_KEY=settings.secret_key,
+        SQLALCHEMY_DATABASE_URI=settings.database_url,
+        # A server may have gone since the connection was last used; a file has not.
+        SQLALCHEMY_ENGINE_OPTIONS={"pool_pre_ping": not settings.database_url.startswith("sqlite")},
+        MAX_CONTENT_LENGTH=FORM_MAX,
+        MAX_FORM_MEMORY_SIZE=FORM_MAX,
+        SEND_FILE_MAX_AGE_DEFAULT=timedelta(days=365),  # addresses carry the files' version
+        SESSION_COOKIE_NAME="__Host-convene" if settings.secure else "convene",
+        SESSION_COOKIE_SECURE=settings.secure,
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        WTF_CSRF_TIME_LIMIT=None,  # a form left open over lunch is still good; a session ends
+        WTF_CSRF_SSL_STRICT=True,
+    )
     return app
 
 

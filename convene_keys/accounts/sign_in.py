@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, LargeBinary, String, bindparam, delete, func, select, update
@@ -38,10 +39,7 @@ def sign_in(email: str, password: str, origin: Origin, peppers: Sequence[str]) -
     member, and `TooMany` after too many tries.
     """
     email_folded = fold(email.replace("\0", "").strip())  # PostgreSQL keeps no null bytes
-
-    def known() -> bool:
-        return _is_known(db.session(), email_folded, origin.network)
-
+    known = partial(_is_known, db.session(), email_folded, origin.network)
     # Before anything is locked or written, since a flood comes this far.
     email_digest = digest(email_folded)
     _check_tries(db.session(), email_digest, origin.network, known)
@@ -54,23 +52,23 @@ def sign_in(email: str, password: str, origin: Origin, peppers: Sequence[str]) -
     renewed = None
     if fitting and stored is not None and passwords.is_outdated(stored, peppers):
         renewed = passwords.hash_password(password, peppers)
+    token: str | None = None
     with transaction() as session:
         member = session.scalar(
             select(Member)
             .where(Member.email_folded == email_folded)
             .options(joinedload(Member.organization))
         )
-        if member is None or not fitting or member.disabled_at or member.password_hash != stored:
-            if member is not None:
-                actor = Actor.of_member(member, origin)
-                record(session, actor, Action.MEMBER_SIGN_IN_FAILED, outcome=Outcome.FAILED)
-            failed = True
+        if member is None:
+            pass
+        elif not fitting or member.disabled_at or member.password_hash != stored:
+            actor = Actor.of_member(member, origin)
+            record(session, actor, Action.MEMBER_SIGN_IN_FAILED, outcome=Outcome.FAILED)
         else:
-            failed = False
             _forget_tries(session, email_folded)
             member.password_hash = renewed or stored
             token = begin_session(session, member, origin)
-    if failed:
+    if token is None:
         raise Invalid([FieldError("password", WRONG)])
     return token
 

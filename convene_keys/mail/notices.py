@@ -180,44 +180,45 @@ def post(
 ) -> int:
     """Put a letter in the outbox for each of `members`, in the caller's transaction; how many.
 
-    What it says is in `letters.toml`, where `words` fill it in: those that somebody chose have to be
-    inert. `head` is the audit log's, as a line. Whatever looks like a key is cut to its hint. For
-    `once` see `without`.
+    What it says is in `letters.toml`, filled in with `words`, which have to be inert. `head` is the
+    audit log's, as a line. Whatever looks like a key is cut to its hint. For `once` see `without`.
     """
-    name, copy = inert(organization.name), _COPY[kind]
-    words = {"organization": name, **words}
-    short = {word: inert(value, IN_SUBJECT) for word, value in words.items()}
-    letter = {
-        part: text.format_map(short if part == "subject" else words) for part, text in copy.items()
-    }
     context = {
-        "letter": letter,
         "facts": facts,
         "sections": sections,
         "head": head,
         "optional": MAIL_SETTINGS if kind in OPTIONAL else "",
-        "organization": name,
+        "organization": inert(organization.name),
         "site": site_of(session.get_bind()),
     }
-    text, html = (
-        redact(_templates().get_template(f"letter.{form}").render(context))
-        for form in ("txt", "html")
-    )
-    mails = [
+    subject, text, html = _written(kind, words, context)
+    session.add_all(
         Mail(
             organization_id=organization.id,
             kind=kind,
             recipient=member.email,
-            subject=redact(letter["subject"])[:300],
+            subject=subject,
             text=text,
             html=html,
             once=f"{once} {member.id}" if once is not None else None,
         )
         for member in members
-    ]
-    session.add_all(mails)
+    )
     session.flush()
-    return len(mails)
+    return len(members)
+
+
+def _written(kind: str, words: Mapping[str, str], context: Mapping[str, object]) -> list[str]:
+    """The subject, the text and the HTML of a letter."""
+    words = {"organization": str(context["organization"]), **words}
+    short = {word: inert(value, IN_SUBJECT) for word, value in words.items()}
+    letter = {
+        part: text.format_map(short if part == "subject" else words)
+        for part, text in _COPY[kind].items()
+    }
+    templates = [_templates().get_template(f"letter.{form}") for form in ("txt", "html")]
+    written = [template.render(context, letter=letter) for template in templates]
+    return [redact(letter["subject"])[:300], *map(redact, written)]
 
 
 def without(session: Session, members: Sequence[Member], once: str) -> Sequence[Member]:

@@ -53,7 +53,7 @@ class Visit:
     problem: int = 200
     width: int = WIDTHS[0]  # at which to act
     part: str = "html"  # what axe looks at: a menu covers some of what is under it
-    again: bool = False  # another visit has this page with other rows: axe has it in `make soak`
+    again: bool = False  # another has this page with other words: axe has it in `make soak`
 
 
 # These answer with a file, or send the browser on to another page.
@@ -258,11 +258,11 @@ STATES = [
     Visit("reference, signed in", "/docs/api"),
     Visit("help", "/help/keys", "nobody"),
     # Errors.
-    Visit("400", f"{KEYS}?status=nonsense", problem=400),
-    Visit("403", f"{KEYS}/new", "ines", problem=403),
+    Visit("400", f"{KEYS}?status=nonsense", problem=400, again=True),
+    Visit("403", f"{KEYS}/new", "ines", problem=403, again=True),
     Visit("404", "/nowhere", problem=404),
     Visit("404, a stranger", "/nowhere", "nobody", problem=404),
-    Visit("405", "/logout", problem=405),
+    Visit("405", "/logout", problem=405, again=True),
     Visit("429", "/login", "nobody", _too_often, 429),
     Visit("500", KEYS, "bo", problem=500),
     Visit("offline", KEYS, act=_lose_the_network, problem=0),

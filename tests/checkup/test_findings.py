@@ -356,6 +356,7 @@ def test_a_change_that_failed_is_none_and_one_that_succeeded_is_noted_once_a_day
     assert changed() == fake_clock()
 
 
+@pytest.mark.on_sqlite
 @pytest.mark.parametrize(
     "name",
     [
@@ -379,6 +380,7 @@ def test_vague_name(of: Organization, maya: Member, name: str) -> None:
     assert found(of) == {}
 
 
+@pytest.mark.on_sqlite
 @pytest.mark.parametrize(
     "name",
     [
