@@ -6,11 +6,26 @@ from typing import Any
 import pytest
 from flask import Flask
 from jsonschema import Draft202012Validator
+from sqlalchemy import text
 from werkzeug.exceptions import HTTPException
 
 from convene_keys.api.openapi import document
+from convene_keys.db.session import db
+from convene_keys.models import Base
 from convene_keys.operations.table import BY_NAME
 from tests.conftest import Browser
+
+
+def contents() -> dict[str, list[tuple[Any, ...]]]:
+    """Every row but those of the log, and of keys, whose last use is kept."""
+    db.session.rollback()
+    found = {
+        table.name: [tuple(row) for row in db.session.execute(text(f"SELECT * FROM {table.name}"))]  # noqa: S608
+        for table in Base.metadata.sorted_tables
+        if table.name not in ("audit_event", "api_key", "key_use")
+    }
+    db.session.rollback()
+    return found
 
 
 @cache

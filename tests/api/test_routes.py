@@ -14,6 +14,7 @@ from convene_keys.keys import tokens
 from convene_keys.models import ApiKey, AuditEvent, Base, Booking, Member, Organization
 from convene_keys.operations.table import OPERATIONS
 from tests import factories
+from tests.api.conftest import contents
 from tests.conftest import Browser, Clock, challenge, new_browser
 from tests.databases import environ
 
@@ -449,7 +450,7 @@ PAGES = (
 
 def test_key_opens_no_page(client: Browser, key: tuple[ApiKey, str], maya: Member) -> None:
     client.sign_in(maya)  # even in a browser that is signed in
-    before = _contents()
+    before = contents()
     for path in PAGES:
         for method in ("GET", "POST"):
             for headers in ({"X-API-Key": key[1]}, {"Authorization": f"Bearer {key[1]}"}):
@@ -460,7 +461,7 @@ def test_key_opens_no_page(client: Browser, key: tuple[ApiKey, str], maya: Membe
     assert {(event.action, event.outcome, event.key_name) for event in events} == {
         ("request.off_limits", "denied", "Claude on laptop")
     }
-    assert _contents() == before
+    assert contents() == before
 
 
 def test_revoked_key_is_refused_on_pages_too(
@@ -479,17 +480,6 @@ def test_key_is_not_minded_where_everyone_may_look(
     assert client.get("/healthz", headers=headers).text == "ok"
     assert client.get("/readyz", headers=headers).text == "ok"
     assert client.get("/elsewhere", headers=headers).status_code == 404
-
-
-def _contents() -> dict[str, list[tuple[Any, ...]]]:
-    db.session.rollback()
-    contents = {
-        table.name: [tuple(row) for row in db.session.execute(text(f"SELECT * FROM {table.name}"))]  # noqa: S608
-        for table in Base.metadata.sorted_tables
-        if table.name not in ("audit_event", "api_key", "key_use")
-    }
-    db.session.rollback()
-    return contents
 
 
 def test_key_outside_its_header_is_refused_unread(

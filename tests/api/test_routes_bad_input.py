@@ -8,14 +8,15 @@ import pytest
 from flask import Flask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 
 from convene_keys import create_app
 from convene_keys.db.session import db
 from convene_keys.keys import tokens
-from convene_keys.models import AuditEvent, Base, Organization, VendorApplication
+from convene_keys.models import AuditEvent, Organization, VendorApplication
 from convene_keys.operations.table import OPERATIONS
 from tests import factories
+from tests.api.conftest import contents
 from tests.conftest import Browser, new_browser
 from tests.databases import environ
 
@@ -29,18 +30,6 @@ NOTE = "update_vendor_application"
 def headers(organization: Organization) -> dict[str, str]:
     _, secret = factories.api_key(organization, creator=factories.member(organization))
     return {"Authorization": f"Bearer {secret}"}
-
-
-def _contents() -> dict[str, list[tuple[Any, ...]]]:
-    """Every row but those of the log, and of keys, whose last use is kept."""
-    db.session.rollback()
-    contents = {
-        table.name: [tuple(row) for row in db.session.execute(text(f"SELECT * FROM {table.name}"))]  # noqa: S608
-        for table in Base.metadata.sorted_tables
-        if table.name not in ("audit_event", "api_key", "key_use")
-    }
-    db.session.rollback()
-    return contents
 
 
 def _count() -> int:
@@ -100,7 +89,7 @@ def test_bad_body_is_refused_and_changes_nothing(
     client: Browser, headers: dict[str, str], operation: Any
 ) -> None:
     path = ROOT + operation.path.replace("{id}", "1")
-    before = _contents()
+    before = contents()
     for body, kind, status in BODIES:
         answer = client.open(
             path, method=operation.method, data=body, content_type=kind, headers=headers
@@ -111,7 +100,7 @@ def test_bad_body_is_refused_and_changes_nothing(
         assert len(answer.data) < 2_000
         if status == 422:
             assert answer.json["errors"]
-    assert _contents() == before
+    assert contents() == before
     codes = {event.detail["code"] for event in db.session.scalars(select(AuditEvent))}
     assert codes == {"malformed", "too_large", "unsupported_media_type", "invalid"}
 
@@ -132,7 +121,7 @@ BAD_FIELDS: list[tuple[str, str, Any]] = [
 
 
 def test_bad_field_is_named_and_changes_nothing(client: Browser, headers: dict[str, str]) -> None:
-    before, events = _contents(), _count()
+    before, events = contents(), _count()
     by_name = {operation.name: operation for operation in WRITES}
     for name, field, value in BAD_FIELDS:
         operation = by_name[name]
@@ -141,7 +130,7 @@ def test_bad_field_is_named_and_changes_nothing(client: Browser, headers: dict[s
         answer = client.open(path, method=operation.method, json=body, headers=headers)
         assert answer.status_code == 422, (name, field, value, answer.text)
         assert [error["field"] for error in answer.json["errors"]] == [field]
-    assert _contents() == before
+    assert contents() == before
     assert _count() == events + len(BAD_FIELDS), "each is recorded"
     missing = client.patch(f"{ROOT}/vendor_applications/1", json={}, headers=headers)
     assert [error["field"] for error in missing.json["errors"]] == ["status"]
@@ -224,12 +213,12 @@ def test_unknown_cursor_is_refused(client: Browser, headers: dict[str, str]) -> 
 def test_input_of_a_write_does_not_go_into_the_address(
     client: Browser, headers: dict[str, str]
 ) -> None:
-    before = _contents()
+    before = contents()
     for operation in WRITES:
         path = ROOT + operation.path.replace("{id}", "1")
         answer = client.open(f"{path}?status=approved", method=operation.method, headers=headers)
         assert answer.status_code == 400
-    assert _contents() == before
+    assert contents() == before
 
 
 def test_odd_paths_are_not_found(client: Browser, headers: dict[str, str]) -> None:
