@@ -53,10 +53,10 @@ demo: .venv/runtime ## The same with a database of its own, full of sample data
 test: .venv/tests ## Set up what the tests need, then run every test
 	@{ $(HAS_TEST_PACKAGES) || { $(INSTALL_TEST_PACKAGES) && $(HAS_TEST_PACKAGES); }; } >/dev/null 2>&1 || { \
 	echo "The tests need Chromium, Redis, nginx, Caddy and Node 18 or newer. Please install them: apt-get install -y $(TEST_PACKAGES)" >&2; exit 1; }
-	@$(PYTEST)
+	@$(PYTEST) $(COUNT)
 
-coverage: .venv/tests ## Run every test and count what they reach: 95 % at least
-	@$(PYTEST) --cov --cov-report=term
+coverage: COUNT := --cov --cov-report=term
+coverage: test ## Run every test and count what they reach: 95 % at least
 
 test-quick: .venv/tests ## What tells most while you write: SQLite alone, no browser and no server
 	@$(PYTEST) -n 2 -q -m "not soak and not slow" -k "not postgresql"

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -55,10 +56,22 @@ class Page:
     next_cursor: str | None
 
 
-def dashboard(connection: RawConnection, organization: Organization | OrganizationInfo) -> Any:
-    """One row: what is pending, the market dates ahead and how many vendors there are."""
+class Dashboard(NamedTuple):
+    pending_applications: int
+    pending_bookings: int
+    pending_orders: int
+    upcoming_market_dates: int
+    next_market_date: date | None
+    total_vendors: int
+
+
+def dashboard(
+    connection: RawConnection, organization: Organization | OrganizationInfo
+) -> Dashboard:
     today = clock.today(organization.timezone)
-    return connection.first(_DASHBOARD, organization=organization.id, today=today)
+    counts: Dashboard
+    (counts,) = connection.all(_DASHBOARD, organization=organization.id, today=today)
+    return counts
 
 
 def page(
@@ -258,7 +271,8 @@ def _dashboard() -> CompiledStatement:
         "next_market_date": select(func.min(_dates.c.date)).where(*upcoming).scalar_subquery(),
         "total_vendors": count(_vendors.c.organization_id == _ORGANIZATION),
     }
-    return CompiledStatement(select(*(number.label(name) for name, number in numbers.items())))
+    counts = select(*(numbers[name].label(name) for name in Dashboard._fields))
+    return CompiledStatement(counts, row=Dashboard)
 
 
 _DASHBOARD = _dashboard()
