@@ -2,27 +2,28 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from logging import getLogger
 from pathlib import Path
 
 from flask import Flask, Request, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
-from werkzeug.exceptions import BadHost, HTTPException
+from werkzeug.exceptions import BadHost
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import RequestRedirect
 
 from convene_keys import api, config, errors, limits, mcp, web
 from convene_keys.audit import seals
 from convene_keys.db.session import db, prepare_sqlite
 from convene_keys.http import access, headers, request_body
+from convene_keys.http.answers import problem_document, problem_of
 from convene_keys.http.extensions import csrf, htmx, login
+from convene_keys.http.key_app import KeyApp
+from convene_keys.http.request_body import FORM_MAX
 from convene_keys.keys import tokens
 from convene_keys.operations import table
+from convene_keys.operations.runner import Site
 
 ROOT = Path(__file__).resolve().parent.parent
-FORM_MAX = 64 * 1024
-log = getLogger(__name__)
 
 
 def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = True) -> Flask:
@@ -33,14 +34,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
     """
     settings = config.load(environ)
     app = _configured(settings)
-    headers.init_app(app, secure=settings.secure)
-    if settings.trusted_proxies:
-        hops = settings.trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
-
-    request_body.init_app(app)
     app.session_interface = _Sessions()
-
     db.init_app(app)
     with app.app_context():
         prepare_sqlite(db.engine)
@@ -48,14 +42,25 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
             audit_keys=seals.keys((*settings.audit_keys, *settings.key_peppers)),
             mail_site=settings.base_url if settings.mail_server else None,
         )
-    limits.init_app(app, settings)
+        engine = db.engine
+    site = Site(engine, limits.init_app(app, settings), settings.key_peppers, settings.base_url)
+    app.extensions["site"] = site
+    every_answer = headers.of_every_answer(secure=settings.secure)
+    headers.init_app(app, every_answer)
+    key_app = app.extensions["key_app"] = KeyApp(app, site, every_answer)
+    app.wsgi_app = key_app  # type: ignore[assignment]
+    if settings.trusted_proxies:
+        hops = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
+    request_body.init_app(app)
+
     app.before_request(access.guard)  # before the CSRF check: who are you comes first
     login.init_app(app)
     csrf.init_app(app)
     htmx.init_app(app)
     web.init_app(app)
-    api.init_app(app)
-    mcp.init_app(app)
+    api.init_app(app, key_app)
+    mcp.init_app(app, key_app)
     if commands:
         from convene_keys import cli
 
@@ -107,30 +112,20 @@ def _for_machines(request: Request) -> bool:
 
 
 def _answer_error(error: Exception) -> ResponseReturnValue:
-    """Every error leaves here: as JSON for machines, as a page for people."""
+    """Every error of Flask's leaves here: as JSON for machines, as a page for people."""
+    # A redirect that routing raised; or no host, without which no page has addresses.
+    if isinstance(error, BadHost | RequestRedirect):
+        return error
     for_machines = _for_machines(request)
-    if isinstance(error, errors.Problem):
-        problem = error
-        refused = isinstance(problem, errors.Forbidden | errors.TooMany)
-        # Of a key the audit log tells; what only looks like one hides no member.
-        by_key = tokens.is_well_formed(access.presented_key() or "")
-        if refused and not (for_machines or by_key):
-            access.log_refusal(f"{problem.code} at {request.endpoint}")
-    elif isinstance(error, HTTPException) and error.code is not None:
-        # A redirect that routing raised; or no host, without which no page has addresses.
-        if error.code < 400 or isinstance(error, BadHost):
-            return error
-        allowed = getattr(error, "valid_methods", None) or ()
-        words = None if for_machines else web.WORDS.get(error.code)
-        problem = errors.of_status(error.code, words or error.description or error.name, allowed)
-    elif isinstance(error, OperationalError | InterfaceError | TimeoutError):
-        log.warning("database away: %s", error.__class__.__name__, exc_info=error)
-        problem = errors.Unavailable("The database can’t be reached. Please try again in a moment.")
-    else:
-        log.error("unexpected error", exc_info=error)
-        problem = errors.Problem("This is our fault, not yours. Nothing was changed.")
+    problem = problem_of(error, None if for_machines else web.WORDS)
+    refused = problem is error and isinstance(error, errors.Forbidden | errors.TooMany)
+    # Of a key the audit log tells; what only looks like one hides no member.
+    by_key = tokens.is_well_formed(access.presented_key(request.environ) or "")
+    if refused and not (for_machines or by_key):
+        access.log_refusal(f"{problem.code} at {request.endpoint}")
+    request_id = access.origin().request_id
     if request.path == mcp.PATH:
-        return mcp.refusal(problem)
+        return mcp.refusal(problem, request_id).as_response()
     if for_machines:
-        return api.problem_document(problem)
+        return problem_document(problem, request_id, access.settings().base_url).as_response()
     return web.problem_page(problem)

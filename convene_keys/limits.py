@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from flask import Flask, current_app, g
+from flask import Flask, current_app
 
 from convene_keys import background, clock, config
 from convene_keys.config import Rate, Settings
@@ -123,15 +123,14 @@ class Limits:
             raise _too_many_failures(standing.left)
 
     def count_call(self, key_id: int, token: str) -> Standing:
-        """Count a call of a working key. The answer's headers will tell of it."""
+        """Count a call of a working key."""
         known = hash(token)  # 64 bits under a secret of this process, and no way back to the key
         if known not in self.known:
             with self._lock:
                 self.known[known] = None
                 if len(self.known) > KNOWN_MAX:
                     del self.known[next(iter(self.known))]
-        g.rate_limit = standing = self.calls.count(str(key_id))
-        return standing
+        return self.calls.count(str(key_id))
 
     def count_try(self, key_id: int, token: str, note: Note) -> int:
         """Count a try of a key that no longer works; how many to write down now with `note`, if any.
@@ -279,20 +278,15 @@ class Window:
         return int(number), math.ceil(self._rate.seconds - into)
 
 
-def init_app(app: Flask, settings: Settings) -> None:
-    app.extensions["limits"] = Limits(settings)
+def init_app(app: Flask, settings: Settings) -> Limits:
+    limits = app.extensions["limits"] = Limits(settings)
+    return limits
 
 
 def current() -> Limits:
     """The counts of the application that runs."""
     limits: Limits = current_app.extensions["limits"]
     return limits
-
-
-def headers() -> list[tuple[str, str]]:
-    """What the answer to the current request tells about its key's limit."""
-    standing: Standing | None = g.get("rate_limit")
-    return standing.headers if standing else []
 
 
 def _too_many_failures(left: int) -> TooMany:

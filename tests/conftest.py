@@ -19,7 +19,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from flask_migrate import upgrade
 
-from convene_keys import clock, create_app, limits
+from convene_keys import clock, create_app
 from convene_keys.accounts import passwords
 from convene_keys.db.session import db
 from convene_keys.models import ApiKey, Member, Organization
@@ -175,7 +175,7 @@ class Shared:
             for name, content in contents.items():
                 attributes[name].clear()
                 attributes[name].update(content)
-            limits.init_app(app, app.config["SETTINGS"])
+            app.extensions["limits"].__init__(app.config["SETTINGS"])  # counts afresh
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import itertools
 from datetime import date
 from typing import Any
 
+from flask import current_app
 from sqlalchemy import insert
 
 from convene_keys import clock, config
@@ -24,6 +25,7 @@ from convene_keys.models import (
     VendorApplication,
 )
 from convene_keys.operations import runner
+from convene_keys.operations.runner import Caller
 from convene_keys.operations.table import BY_NAME
 from convene_keys.text import fold
 from tests.databases import PEPPER
@@ -66,11 +68,16 @@ def api_key(of: Organization, name: str = "Claude on laptop", **values: Any) -> 
     return _saved(key), token
 
 
+def caller(secret: str, origin: Origin | None = None) -> Caller:
+    """Whoever presents a key to the application that runs."""
+    return Caller(current_app.extensions["site"], secret, origin or Origin())
+
+
 def call(secret: str, operation: str, origin: Origin | None = None, **values: Any) -> None:
     """What the key does by an operation, as through the API."""
     wanted = BY_NAME[operation]
     arguments = wanted.from_json(values)
-    runner.run(wanted, secret, lambda: arguments, origin or Origin(), [PEPPER])
+    runner.run(wanted, caller(secret, origin), lambda: arguments)
 
 
 def decide(member: Member, operation: str, **values: Any) -> None:

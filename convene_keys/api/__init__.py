@@ -2,17 +2,12 @@
 
 from flask import Flask
 
-from convene_keys.api import forward_auth, leaks, openapi
-from convene_keys.api.problems import problem_document
-from convene_keys.api.routes import blueprint
-from convene_keys.http.extensions import csrf
-
-__all__ = ["init_app", "problem_document"]
+from convene_keys.api import forward_auth, leaks, openapi, routes
+from convene_keys.http.key_app import KeyApp
 
 
-def init_app(app: Flask) -> None:
-    app.register_blueprint(blueprint)
+def init_app(app: Flask, key_app: KeyApp) -> None:
     app.register_blueprint(openapi.blueprint)
-    app.register_blueprint(forward_auth.blueprint)
-    leaks.init_app(app)
-    csrf.exempt(blueprint)  # a key in a header is not sent by a browser on its own
+    routes.init_app(key_app)
+    forward_auth.init_app(key_app)
+    leaks.init_app(app, key_app)

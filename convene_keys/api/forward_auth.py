@@ -4,12 +4,12 @@ For nginx's `auth_request`, Caddy's `forward_auth` and Traefik's ForwardAuth.
 """
 
 import re
+from functools import partial
 from urllib.parse import quote
 
-from flask import Blueprint, Response, request
-
 from convene_keys.errors import Forbidden
-from convene_keys.http.access import Access, access, origin, presented_key, settings
+from convene_keys.http.answers import NO_STORE, Answer
+from convene_keys.http.key_app import KeyApp, KeyRequest
 from convene_keys.operations import runner, table
 
 URI_MAX = 2_000
@@ -17,26 +17,25 @@ URI_MAX = 2_000
 PAIRS = (("X-Forwarded-Method", "X-Forwarded-Uri"), ("X-Original-Method", "X-Original-URI"))
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,15}")
 
-blueprint = Blueprint("forward_auth", __name__)
+
+def init_app(key_app: KeyApp) -> None:
+    key_app.add(table.VERIFY, "forward_auth.verify", verify, ["GET"])
 
 
-@blueprint.get(table.VERIFY, provide_automatic_options=False)
-@access(Access.KEY)
-def verify() -> Response:
+def verify(request: KeyRequest) -> Answer:
     """What the proxy hands on is in headers; a name can be in any script, so it is encoded."""
-    token = presented_key() or ""
-    key = runner.verify(_asked, token, origin(), settings().key_peppers)
-    headers = {
-        "X-Convene-Organization": key.organization_slug,
-        "X-Convene-Key-Id": str(key.id),
-        "X-Convene-Key-Name": quote(key.name, safe=""),
-        "X-Convene-Scope": str(key.scope),
-        "Cache-Control": "no-store",
-    }
-    return Response(status=204, headers=headers)
+    key = runner.verify(request.caller, partial(_asked, request))
+    headers = (
+        ("X-Convene-Organization", key.organization_slug),
+        ("X-Convene-Key-Id", str(key.id)),
+        ("X-Convene-Key-Name", quote(key.name, safe="")),
+        ("X-Convene-Scope", str(key.scope)),
+        NO_STORE,
+    )
+    return Answer(b"", 204, headers)
 
 
-def _asked() -> tuple[str, str]:
+def _asked(request: KeyRequest) -> tuple[str, str]:
     """The method and the URI that the proxy was asked for.
 
     Raises `Forbidden`, as nginx knows no other refusal, unless they are told whole and once. A pair

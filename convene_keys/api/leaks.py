@@ -8,8 +8,10 @@ from flask import Blueprint, Flask, Response, current_app, request
 from convene_keys import limits
 from convene_keys.config import Settings
 from convene_keys.errors import Malformed
-from convene_keys.http.access import Access, access, origin, presented_key, settings
+from convene_keys.http.access import Access, access, origin, settings
+from convene_keys.http.answers import Answer
 from convene_keys.http.extensions import csrf
+from convene_keys.http.key_app import KeyApp, KeyRequest
 from convene_keys.http.request_body import raw_json
 from convene_keys.leaks import reports as leaks_reports
 from convene_keys.leaks.signatures import PublicKeys, is_signed
@@ -17,14 +19,12 @@ from convene_keys.operations import runner, table
 
 BODY_MAX = 8 * 1024 * 1024  # 10,000 findings of 800 bytes
 
-burning = Blueprint("burning", __name__)
 reports = Blueprint("reports", __name__)
 
 
-def init_app(app: Flask) -> None:
+def init_app(app: Flask, key_app: KeyApp) -> None:
     configured: Settings = app.config["SETTINGS"]
-    app.register_blueprint(burning)
-    csrf.exempt(burning)  # as everything that takes a key
+    key_app.add(table.ROOT + table.SELF_REVOKE, "burning.burn", burn, ["POST"])
     if configured.leak_report_keys_url is None:
         return  # then there is nothing at that address
     app.extensions["leak_reporters"] = PublicKeys(configured.leak_report_keys_url)
@@ -32,10 +32,8 @@ def init_app(app: Flask) -> None:
     csrf.exempt(reports)  # a report is signed
 
 
-@burning.post(table.ROOT + table.SELF_REVOKE, provide_automatic_options=False)
-@access(Access.KEY)
-def burn() -> Response:
-    runner.self_revoke(presented_key() or "", origin(), settings().key_peppers)
+def burn(request: KeyRequest) -> Answer:
+    runner.self_revoke(request.caller)
     return _json({"status": "revoked"})
 
 
@@ -52,7 +50,7 @@ def report() -> Response:
         raise
     findings = leaks_reports.read(body)
     real = leaks_reports.report(findings, origin(), settings().key_peppers)
-    return _json(
+    answer = _json(
         [
             {
                 "token_hash": hashlib.sha256(token.encode()).hexdigest(),
@@ -62,6 +60,7 @@ def report() -> Response:
             for token, kind in dict.fromkeys((one.token, one.type) for one in findings)
         ]
     )
+    return answer.as_response()
 
 
 def _signed_body() -> bytes:
@@ -74,13 +73,11 @@ def _signed_body() -> bytes:
     public_key = reporters.find(identifier)
     if public_key is None:  # and the body stays unread
         raise Malformed("No reporter has this key.", code="signature_key_unknown")
-    body = raw_json(BODY_MAX)
+    body = raw_json(request, BODY_MAX)
     if not is_signed(body, signature, public_key):
         raise Malformed("The signature is not a reporter's.", code="signature_invalid")
     return body
 
 
-def _json(answer: object) -> Response:
-    return Response(
-        json.dumps(answer), headers={"Cache-Control": "no-store"}, mimetype="application/json"
-    )
+def _json(told: object) -> Answer:
+    return Answer(json.dumps(told).encode())

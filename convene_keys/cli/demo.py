@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import click
+from flask import current_app
 from flask.cli import with_appcontext
 from pydantic import BaseModel
 from sqlalchemy import func, select
@@ -23,6 +24,7 @@ from convene_keys.keys import lifecycle
 from convene_keys.markets import sample
 from convene_keys.models import Booking, BookingStatus, Member, Role, Scope, Tool
 from convene_keys.operations import runner, table
+from convene_keys.operations.runner import Caller
 
 _BEGAN = timedelta(days=34)
 ORGANIZATION, ADMIN, EMAIL = "Tidewater Markets", "Maya Lindqvist", "maya@example.org"
@@ -129,9 +131,9 @@ def _call(name: str, token: str, origin: Origin, organization_id: int) -> None:
 
     What concerns one booking is done to the newest that waits: number 123 goes on waiting.
     """
-    peppers = settings().key_peppers
+    caller = Caller(current_app.extensions["site"], token, origin)
     if name.startswith("/"):
-        runner.record_refusal("GET", name, token, origin, peppers)
+        runner.record_refusal("GET", name, caller)
         return
     operation = table.BY_NAME[name]
     newest = select(func.max(Booking.id)).where(
@@ -140,7 +142,7 @@ def _call(name: str, token: str, origin: Origin, organization_id: int) -> None:
     values = {"id": db.session.scalar(newest)} if operation.noun else {}
     # A refusal is recorded like an answer: it shows what a key can't do.
     with suppress(Problem):
-        runner.run(operation, token, lambda: operation.from_json(values), origin, peppers)
+        runner.run(operation, caller, lambda: operation.from_json(values))
 
 
 def _keys() -> list[_Key]:

@@ -41,20 +41,30 @@ db = SQLAlchemy(metadata=Base.metadata, engine_options={"hide_parameters": True}
 
 
 @contextmanager
-def transaction() -> Iterator[Session]:
+def transaction(engine: Engine | None = None) -> Iterator[Session]:
     """One write transaction: commits at the end, rolls back when anything is raised.
 
-    SQLite takes its write lock at the start, since a read that turns into a write fails at once
-    with "database is locked". What was read before is dropped, so that all a change is based on is
-    read inside it.
+    In the session of Flask's context, or in one of its own on an `engine`. SQLite takes its write
+    lock at the start, since a read that turns into a write fails at once with "database is locked".
+    What was read before is dropped, so that all a change is based on is read inside it.
     """
-    session: Session = db.session()
+    if engine is not None:
+        with Session(engine) as session, _writing(session):
+            yield session
+        return
+    session = db.session()
     session.rollback()
     session.expire_all()
+    with _writing(session):
+        yield session
+
+
+@contextmanager
+def _writing(session: Session) -> Iterator[None]:
     with turn_of(session.get_bind().engine):
         session.connection(execution_options={"sqlite_begin": "IMMEDIATE"})
         try:
-            yield session
+            yield
             session.commit()
         except BaseException:
             session.rollback()
@@ -62,12 +72,11 @@ def transaction() -> Iterator[Session]:
 
 
 @contextmanager
-def reading() -> Iterator[RawConnection]:
+def reading(engine: Engine) -> Iterator[RawConnection]:
     """One moment of the database to read from, which holds nobody up.
 
     What is not committed in the end is undone.
     """
-    engine = db.engine
     try:
         pooled = engine.raw_connection()
     except engine.dialect.loaded_dbapi.Error as error:

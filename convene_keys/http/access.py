@@ -8,11 +8,14 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import TypeVar
 from urllib.parse import unquote, unquote_plus, urlsplit
+from wsgiref.types import WSGIEnvironment
 
-from flask import Flask, abort, current_app, g, redirect, request, session, url_for
+from flask import Flask, current_app, g, redirect, request, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
+from werkzeug.exceptions import LengthRequired, RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.routing import RequestRedirect
+from werkzeug.wrappers import Request
 
 from convene_keys import models
 from convene_keys.audit.log import Actor, Origin
@@ -21,6 +24,7 @@ from convene_keys.errors import Forbidden, Malformed, NotFound
 from convene_keys.keys import tokens
 from convene_keys.models import Role
 from convene_keys.operations import runner, table
+from convene_keys.operations.runner import Caller
 from convene_keys.text import printable
 
 log = logging.getLogger(__name__)
@@ -61,6 +65,9 @@ def access(level: Access) -> Callable[[View], View]:
 
 
 def declared(app: Flask, endpoint: str) -> Access | None:
+    """Who may open what is at an endpoint; None means nobody."""
+    if endpoint in app.extensions["key_app"]:
+        return Access.KEY
     return getattr(app.view_functions[endpoint], "access", None)
 
 
@@ -70,12 +77,17 @@ def settings() -> Settings:
 
 
 def origin() -> Origin:
-    """From where this request came, with an id of its own that the answer carries as well."""
+    """From where Flask's request came."""
     if "origin" not in g:
-        agent = printable(request.headers.get("User-Agent", ""))[:256] or None
-        g.origin = Origin(_address(request.remote_addr or ""), agent, secrets.token_hex(8))
+        g.origin = origin_of(request.environ)
     found: Origin = g.origin
     return found
+
+
+def origin_of(environ: WSGIEnvironment) -> Origin:
+    """From where a request came, with an id of its own that the answer carries as well."""
+    agent = printable(environ.get("HTTP_USER_AGENT", ""))[:256] or None
+    return Origin(_address(environ.get("REMOTE_ADDR") or ""), agent, secrets.token_hex(8))
 
 
 @lru_cache(1_024)
@@ -112,12 +124,12 @@ def may(level: str) -> bool:
     return bool(current_user.is_authenticated and current_user.member.may(level))
 
 
-def presented_key() -> str | None:
-    """The key in the request's header; an empty one counts. None when there is no such header."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+def presented_key(environ: WSGIEnvironment) -> str | None:
+    """The key in a request's header; an empty one counts. None when there is no such header."""
+    scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() == "bearer":
-        return token.strip()
-    return request.headers.get("X-API-Key")
+        return str(token.strip())
+    return environ.get("HTTP_X_API_KEY")
 
 
 def seeks_sign_in(path: str) -> bool:
@@ -131,19 +143,16 @@ def seeks_sign_in(path: str) -> bool:
 
 def guard() -> ResponseReturnValue | None:
     """Before every request: keys only where they belong, people only where their role allows."""
-    _refuse_key_outside_header()
-    if isinstance(request.routing_exception, RequestRedirect):
-        return None
     level = declared(current_app, request.endpoint) if request.endpoint else None
-    if level in (Access.OPEN, Access.KEY):
+    refuse_key_outside_header(request, level if request.endpoint else Access.OPEN)
+    if isinstance(request.routing_exception, RequestRedirect) or level is Access.OPEN:
         return None
-    token = presented_key()
+    token = presented_key(request.environ)
     if token is not None and tokens.is_well_formed(token):
         # A method that no route takes, such as TRACE, comes here for the API's addresses too.
         path = "/" + request.path.removeprefix(f"{table.ROOT}/").lstrip("/")
-        problem = runner.record_refusal(
-            request.method, path, token, origin(), settings().key_peppers
-        )
+        g.caller = Caller(current_app.extensions["site"], token, origin())
+        problem = runner.record_refusal(request.method, path, g.caller)
         if seeks_sign_in(request.path) and problem.status in (401, 403):
             problem = NotFound(problem.detail)
         raise problem
@@ -179,7 +188,7 @@ def _page() -> str | None:
     return page if opens and not key and url.netloc == request.host else None
 
 
-def _refuse_key_outside_header() -> None:
+def refuse_key_outside_header(request: Request, level: Access | None) -> None:
     """A key in an address or a form ends up in histories, logs and databases: refuse it unread."""
     if _is_crowded(request.query_string, QUERY_FIELDS_MAX, QUERY_ESCAPES_MAX):
         raise Malformed("The address is not well-formed.")
@@ -190,12 +199,12 @@ def _refuse_key_outside_header() -> None:
     found = tokens.PATTERN.search(f"{request.path} {query}")
     # What a proxy asks has the headers of a body that stayed with the proxy.
     if not found and request.environ.get("CONTENT_TYPE") and request.path != table.VERIFY:
-        found = tokens.PATTERN.search(_form())
+        found = tokens.PATTERN.search(_form(request, level))
     if found:
         raise Malformed(tokens.MISPLACED, code="key_outside_header")
 
 
-def _form() -> str:
+def _form(request: Request, level: Access | None) -> str:
     """All that a form holds, read within its limits; nothing where the body is none.
 
     No page sends its form in parts, as those with files are: such a one is looked at and refused.
@@ -208,19 +217,18 @@ def _form() -> str:
     if not in_parts and request.mimetype != "application/x-www-form-urlencoded":
         return ""
     if request.content_length is None and request.headers.get("Transfer-Encoding"):
-        abort(411)  # of one that comes in chunks, what is too much would be cut off unseen
+        raise LengthRequired  # of one that comes in chunks, what is too much would be cut off unseen
     body = request.get_data()
     if in_parts:
         text = body.decode("latin-1")
-        level = declared(current_app, request.endpoint) if request.endpoint else Access.OPEN
         if level not in (Access.OPEN, Access.KEY) and not tokens.PATTERN.search(text):
-            abort(415)
+            raise UnsupportedMediaType
         return text
     if _is_crowded(body, FORM_FIELDS_MAX, FORM_ESCAPES_MAX):
-        abort(413)
+        raise RequestEntityTooLarge
     texts = [text for pair in request.form.items(multi=True) for text in pair]
     if any(len(text) > VALUE_MAX for text in texts):
-        abort(413)
+        raise RequestEntityTooLarge
     return " ".join(texts)
 
 

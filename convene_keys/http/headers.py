@@ -1,13 +1,13 @@
 """What every answer carries, whoever made it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from flask import Flask
+from flask import Flask, g
 
-from convene_keys import limits
 from convene_keys.http import access
+from convene_keys.operations.runner import Caller
 
 Write = Callable[[bytes], object]
 
@@ -40,14 +40,20 @@ HEADERS = (
 HSTS = ("Strict-Transport-Security", "max-age=63072000; includeSubDomains")
 
 
-def init_app(app: Flask, *, secure: bool) -> None:
+def of_every_answer(*, secure: bool) -> Sequence[tuple[str, str]]:
+    return (*HEADERS, HSTS) if secure else HEADERS
+
+
+def init_app(app: Flask, fixed: Sequence[tuple[str, str]]) -> None:
     """Add them around the application, where no view and no error can miss them."""
-    inner, fixed = app.wsgi_app, (*HEADERS, HSTS) if secure else HEADERS
+    inner = app.wsgi_app
 
     def with_headers(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         def started(status: str, given: list[tuple[str, str]], *error: Any) -> Write:
+            caller: Caller | None = g.get("caller")
+            limit = caller.standing.headers if caller and caller.standing else ()
             request_id = ("X-Request-Id", access.origin().request_id or "")
-            return start(status, [*given, *fixed, request_id, *limits.headers()], *error)
+            return start(status, [*given, *fixed, request_id, *limit], *error)
 
         return inner(environ, started)
 

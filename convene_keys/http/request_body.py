@@ -5,12 +5,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from flask import Flask, request
+from flask import Flask
 from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.wrappers import Request
 
 from convene_keys.errors import Malformed, TooLarge, UnsupportedMediaType
 from convene_keys.operations.table import VERIFY
 
+FORM_MAX = 64 * 1024  # bytes of any body that no view asks more or less of
 PARTS_MAX = 3_000  # a note of 2,000 commas is one value, and still goes through
 MEMBERS_MAX = 500  # of one object: each that nobody knows is named in the answer
 DROPPED_MAX = 8 * 1024 * 1024
@@ -38,13 +40,13 @@ def init_app(app: Flask) -> None:
     app.wsgi_app = reading_all  # type: ignore[assignment]
 
 
-def json_body(most: int, empty: object = None) -> object:
+def json_body(request: Request, most: int, empty: object = None) -> object:
     """The value in the body, of `most` bytes; `empty` when there is none.
 
     Raises `TooLarge`, `UnsupportedMediaType`, or `Malformed` for what is not well-formed JSON
     (RFC 8259), names a member of an object twice or holds more than anybody needs.
     """
-    raw = raw_json(most)
+    raw = raw_json(request, most)
     if not raw:
         return empty
     if sum(map(raw.count, (b",", b"[", b"{"))) > PARTS_MAX:
@@ -55,7 +57,7 @@ def json_body(most: int, empty: object = None) -> object:
         raise Malformed("The body is not well-formed JSON.") from None
 
 
-def raw_json(most: int) -> bytes:
+def raw_json(request: Request, most: int) -> bytes:
     """The body as it came, said to be JSON, of `most` bytes; nothing when there is none.
 
     Raises `TooLarge` or `UnsupportedMediaType`.

@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
-from convene_keys.audit.log import Origin
 from convene_keys.errors import Problem
 from convene_keys.mcp import catalogue, protocol
 from convene_keys.mcp.protocol import Message, Rejected
 from convene_keys.models import Scope
 from convene_keys.operations import runner
+from convene_keys.operations.runner import Caller
 from convene_keys.operations.schemas import Json
 from convene_keys.operations.table import BY_NAME, Operation
 from convene_keys.text import printable
@@ -31,16 +30,6 @@ _NEXT = {
 Result = Mapping[str, object]
 
 
-@dataclass(frozen=True)
-class Caller:
-    """Whose request it is: the key, and where it came from."""
-
-    token: str
-    origin: Origin
-    peppers: Sequence[str]
-    site: str  # the address of this product, without a slash at its end
-
-
 def perform(caller: Caller, message: Message) -> Result:
     """The result of a request. Raises `Rejected`, or a `Problem` of the request as a whole."""
     if message.method not in _METHODS:  # of the protocol, but not offered here
@@ -51,7 +40,7 @@ def perform(caller: Caller, message: Message) -> Result:
 
 def admit(caller: Caller) -> Scope:
     """What the key may do; lets nobody in whose key does not work. Raises a `Problem`."""
-    return runner.check_key(caller.token, caller.origin, caller.peppers)
+    return runner.check_key(caller)
 
 
 def _initialize(caller: Caller, message: Message) -> Result:
@@ -78,7 +67,7 @@ def _discover(caller: Caller, message: Message) -> Result:
 
 def _connect(caller: Caller, client: Json) -> None:
     said = " ".join(str(client.get(part, ""))[:60] for part in ("name", "version")).strip()
-    runner.connect(caller.token, caller.origin, caller.peppers, printable(said))
+    runner.connect(caller, printable(said))
 
 
 def _server_info(caller: Caller) -> Result:
@@ -86,7 +75,7 @@ def _server_info(caller: Caller) -> Result:
         "name": "convene-keys",
         "title": "Convene Keys",
         "version": VERSION,
-        "websiteUrl": caller.site,
+        "websiteUrl": caller.site.url,
     }
 
 
@@ -149,13 +138,12 @@ def _get_prompt(caller: Caller, message: Message) -> Result:
 def _run(caller: Caller, operation: Operation, given: Json, number: int | None = None) -> str:
     """The operation's answer as JSON."""
     read = partial(operation.from_json, given)
-    answer = runner.run(operation, caller.token, read, caller.origin, caller.peppers, number)
-    return answer.model_dump_json()
+    return runner.run(operation, caller, read, number).model_dump_json()
 
 
 def _unknown(caller: Caller, kind: str, name: str) -> Rejected:
     """Recorded, as is every address that does not exist."""
-    problem = runner.record_refusal(kind, name, caller.token, caller.origin, caller.peppers)
+    problem = runner.record_refusal(kind, name, caller)
     if problem.status in _OF_THE_REQUEST:
         raise problem
     data = {"uri": name} if kind == "resource" else None

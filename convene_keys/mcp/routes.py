@@ -5,19 +5,21 @@ Beside it the desktop extension, for assistants that start a program instead.
 
 import json
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 
 from convene_keys.errors import Forbidden, Malformed, MethodNotAllowed, Problem
-from convene_keys.http.access import Access, access, origin, presented_key, settings
+from convene_keys.http.access import Access, access, settings
+from convene_keys.http.answers import JSON, Answer
+from convene_keys.http.key_app import KeyRequest
 from convene_keys.http.request_body import json_body
 from convene_keys.mcp import methods, protocol
 from convene_keys.mcp.bundle import NAME, bundle
-from convene_keys.mcp.methods import Caller
-from convene_keys.mcp.protocol import Message, Rejected
+from convene_keys.mcp.protocol import Id, Message, Rejected
 from convene_keys.operations.schemas import Json
 
 PATH = "/mcp"
 BODY_MAX = 64 * 1024
+MESSAGE_ID = "convene_keys.message_id"  # in a request's environment, once its body was read
 OTHER_METHODS = ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 blueprint = Blueprint("mcp", __name__)
@@ -30,18 +32,15 @@ def other_methods() -> Response:
     raise MethodNotAllowed("Send each message with POST.", allowed=["POST"])
 
 
-@blueprint.post(PATH, provide_automatic_options=False)
-@access(Access.KEY)
-def exchange() -> Response:
+def exchange(request: KeyRequest) -> Answer:
+    caller = request.caller
     # A page of another site may not call from a browser, whatever name it gave this machine.
-    if request.headers.get("Origin") not in (None, settings().base_url):
+    if request.headers.get("Origin") not in (None, caller.site.url):
         raise Forbidden("This can't be called from another site's page.", code="other_origin")
-    site = settings().base_url
-    caller = Caller(presented_key() or "", origin(), settings().key_peppers, site)
     message = None
     try:
-        message = _message()
-        g.message_id = message.id
+        message = _message(request)
+        request.environ[MESSAGE_ID] = message.id
         message = protocol.versioned(message, request.headers)
         if message.id is not None:
             protocol.check(message)
@@ -50,7 +49,7 @@ def exchange() -> Response:
         return _failed(message, rejected)
     if message.id is None:
         methods.admit(caller)
-        return Response(status=202)
+        return Answer(b"", 202, ())
     try:
         return _json(protocol.answer(message, methods.perform(caller, message)))
     except Rejected as rejected:
@@ -70,29 +69,30 @@ def extension() -> Response:
     return response
 
 
-def refusal(problem: Problem) -> Response:
+def refuse(request: KeyRequest, problem: Problem) -> Answer:
     """The answer to what was refused as a whole, with the problem's own status and code."""
-    data = {"code": problem.code, "status": problem.status, "request_id": origin().request_id}
-    told = protocol.error(g.get("message_id"), Rejected(protocol.REFUSED, problem.detail, data))
-    return _json(told, problem.status, problem.headers)
+    message_id = request.environ.get(MESSAGE_ID)
+    return refusal(problem, request.caller.origin.request_id, message_id)
 
 
-def _message() -> Message:
+def refusal(problem: Problem, request_id: str | None, message_id: Id | None = None) -> Answer:
+    data = {"code": problem.code, "status": problem.status, "request_id": request_id}
+    told = protocol.error(message_id, Rejected(protocol.REFUSED, problem.detail, data))
+    return _json(told, problem.status, *problem.headers.items())
+
+
+def _message(request: KeyRequest) -> Message:
     try:
-        return protocol.read(json_body(BODY_MAX))
+        return protocol.read(json_body(request, BODY_MAX))
     except Malformed as malformed:
         raise Rejected(protocol.PARSE_ERROR, malformed.detail) from None
 
 
-def _failed(message: Message | None, rejected: Rejected) -> Response:
+def _failed(message: Message | None, rejected: Rejected) -> Answer:
     status = protocol.status(message, rejected.code)
     return _json(protocol.error(message.id if message else None, rejected), status)
 
 
-def _json(body: Json, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(
-        json.dumps(body, ensure_ascii=False, separators=(",", ":")),
-        status,
-        {**(headers or {}), "Cache-Control": "no-store"},
-        mimetype="application/json",
-    )
+def _json(body: Json, status: int = 200, *headers: tuple[str, str]) -> Answer:
+    written = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    return Answer(written, status, (*headers, *JSON))

@@ -7,20 +7,22 @@ or the audit log.
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import unquote, unquote_plus
 
 from pydantic import BaseModel
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from convene_keys import clock, limits
+from convene_keys import clock
 from convene_keys.accounts.authorization import acting
 from convene_keys.audit import log as audit_log
 from convene_keys.audit import seals
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, Target
 from convene_keys.db.commits import Statement, write_together
-from convene_keys.db.session import db, raw_connection, reading, transaction, write
+from convene_keys.db.session import raw_connection, reading, transaction, write
 from convene_keys.errors import (
     Forbidden,
     MethodNotAllowed,
@@ -32,6 +34,7 @@ from convene_keys.errors import (
 from convene_keys.keys import authentication, lifecycle, tokens
 from convene_keys.keys import queries as key_queries
 from convene_keys.keys.authentication import FoundKey
+from convene_keys.limits import Limits, Standing
 from convene_keys.markets.queries import OrganizationInfo
 from convene_keys.models import (
     MAKERS_OF_KEYS,
@@ -55,13 +58,28 @@ OFF_LIMITS = ("account", "password", "billing", "stripe", "members", "api_keys")
 READING = ("GET", "HEAD", "OPTIONS")
 
 
+@dataclass(frozen=True)
+class Site:
+    """What the calls of keys need of the application; its `url` has no slash at its end."""
+
+    engine: Engine
+    limits: Limits
+    peppers: Sequence[str]
+    url: str
+
+
+@dataclass
+class Caller:
+    """Who presents a key, and from where; `standing` is known once a working key was counted."""
+
+    site: Site
+    token: str
+    origin: Origin
+    standing: Standing | None = None
+
+
 def run(
-    operation: Operation,
-    token: str,
-    read: Callable[[], BaseModel],
-    origin: Origin,
-    peppers: Sequence[str],
-    number: int | None = None,
+    operation: Operation, caller: Caller, read: Callable[[], BaseModel], number: int | None = None
 ) -> BaseModel:
     """Carry out a key's call, record it, and only then answer.
 
@@ -75,7 +93,7 @@ def run(
             call.target = operation.target(number)
         return _carry_out(operation, call, read)
 
-    return _run_as_key(operation.action, token, origin, peppers, act, changes=operation.changes)
+    return _run_as_key(operation.action, caller, act, changes=operation.changes)
 
 
 def run_for_member(operation: Operation, actor: Actor, read: Callable[[], BaseModel]) -> BaseModel:
@@ -88,9 +106,7 @@ def run_for_member(operation: Operation, actor: Actor, read: Callable[[], BaseMo
     return _answered(answer)
 
 
-def record_refusal(
-    method: str, path: str, token: str, origin: Origin, peppers: Sequence[str]
-) -> Problem:
+def record_refusal(method: str, path: str, caller: Caller) -> Problem:
     """The problem to answer with when a key asks for what is no operation; recorded.
 
     `path` as in `Operation.path`, or that of a page, such as `/admin/api_keys`.
@@ -112,15 +128,13 @@ def record_refusal(
         raise NotFound("There is nothing at this address.")
 
     try:
-        _run_as_key(
-            Action.OFF_LIMITS if off_limits else Action.UNKNOWN, token, origin, peppers, act
-        )
+        _run_as_key(Action.OFF_LIMITS if off_limits else Action.UNKNOWN, caller, act)
     except Problem as problem:
         return problem
     raise AssertionError("a refusal always raises")  # pragma: no cover
 
 
-def connect(token: str, origin: Origin, peppers: Sequence[str], client: str) -> Scope:
+def connect(caller: Caller, client: str) -> Scope:
     """Greet an assistant that has just been given its key; recorded. What the key may do.
 
     `client` is what the assistant says it is. Raises the `Problem` to answer with.
@@ -130,12 +144,10 @@ def connect(token: str, origin: Origin, peppers: Sequence[str], client: str) -> 
         call.detail["client"] = client
         return _standing_scope(call)
 
-    return _run_as_key(Action.KEY_CONNECTED, token, origin, peppers, act)
+    return _run_as_key(Action.KEY_CONNECTED, caller, act)
 
 
-def verify(
-    read: Callable[[], tuple[str, str]], token: str, origin: Origin, peppers: Sequence[str]
-) -> FoundKey:
+def verify(caller: Caller, read: Callable[[], tuple[str, str]]) -> FoundKey:
     """Let a key through a proxy, or not; recorded. Returns the key.
 
     `read` gives the method and the URI that the proxy was asked for and may raise a `Problem`; it
@@ -154,18 +166,18 @@ def verify(
             _check_may_change(call)
         return call.key
 
-    return _run_as_key(Action.PROXY_REQUEST, token, origin, peppers, act)
+    return _run_as_key(Action.PROXY_REQUEST, caller, act)
 
 
-def check_key(token: str, origin: Origin, peppers: Sequence[str]) -> Scope:
+def check_key(caller: Caller) -> Scope:
     """What a working key may do, for an answer that holds nothing of the organization's.
 
     Only a refusal is recorded. Raises the `Problem` to answer with.
     """
-    return _run_as_key(None, token, origin, peppers, _standing_scope)
+    return _run_as_key(None, caller, _standing_scope)
 
 
-def self_revoke(token: str, origin: Origin, peppers: Sequence[str]) -> None:
+def self_revoke(caller: Caller) -> None:
     """End the key that is shown, for good; recorded as its own doing.
 
     Whoever holds it may, always: whatever its scope, also when its maker left, the organization is
@@ -176,7 +188,7 @@ def self_revoke(token: str, origin: Origin, peppers: Sequence[str]) -> None:
         key = key_queries.get(call.session, call.organization.id, call.key.id, lock=True)
         lifecycle.revoke_in(call.session, call.actor, key, "Burned by whoever held it.")
 
-    _run_as_key(None, token, origin, peppers, act, changes=True, limited=False)
+    _run_as_key(None, caller, act, changes=True, limited=False)
 
 
 def _standing_scope(call: Call) -> Scope:
@@ -186,9 +198,7 @@ def _standing_scope(call: Call) -> Scope:
 
 def _run_as_key(
     action: Action | None,
-    token: str,
-    origin: Origin,
-    peppers: Sequence[str],
+    caller: Caller,
     act: Callable[[Call], T],
     *,
     changes: bool = False,
@@ -200,28 +210,30 @@ def _run_as_key(
     What `changes` something is one transaction with its event. What only reads holds no writer up:
     it reads one moment of the database, and its event may share a commit with others'.
     """
-    limiter = limits.current()
-    limiter.check_network(origin.network, token)
+    site, limits = caller.site, caller.site.limits
+    limits.check_network(caller.origin.network, caller.token)
     try:
-        _require_well_formed(token)
-        with transaction() if changes else reading() as within:
-            key = authentication.authenticate(connection_of(within), token, peppers)
+        _require_well_formed(caller.token)
+        with transaction(site.engine) if changes else reading(site.engine) as within:
+            key = authentication.authenticate(connection_of(within), caller.token, site.peppers)
             refusal = authentication.refusal(key)
             if refusal is None and limited:
-                refusal = _past_limit(limiter.count_call(key.id, token))
+                caller.standing = limits.count_call(key.id, caller.token)
+                refusal = _past_limit(caller.standing)
             if refusal is None:
-                call = Call(within, Actor.of_key(key, origin), _organization_of(key), key)
-                answer = _execute_and_write(action, call, act, token, peppers)
+                actor = Actor.of_key(key, caller.origin)
+                call = Call(within, actor, _organization_of(key), key)
+                answer = _execute_and_write(action, call, act, caller)
         if refusal is not None:
-            _record_ended_or_limited(key, token, origin, refusal)
+            _record_ended_or_limited(key, caller, refusal)
             raise refusal
     except Problem as problem:
         if isinstance(problem, Unauthenticated):
-            limiter.count_failure(origin.network)
+            limits.count_failure(caller.origin.network)
         raise
     except Exception:
         if action is not None:
-            _record_crash(action, token, origin, peppers)
+            _record_crash(action, caller)
         raise
     return _answered(answer)
 
@@ -234,14 +246,11 @@ def _require_well_formed(token: str) -> None:
 
 
 def _execute_and_write(
-    action: Action | None,
-    call: Call,
-    act: Callable[[Call], T],
-    token: str,
-    peppers: Sequence[str],
+    action: Action | None, call: Call, act: Callable[[Call], T], caller: Caller
 ) -> T | Problem:
     """Execute, and write the event and what is kept of the key's use together."""
-    statements = authentication.usage_updates(call.key, token, call.actor.origin, peppers)
+    peppers = caller.site.peppers
+    statements = authentication.usage_updates(call.key, caller.token, caller.origin, peppers)
     answer, event = _execute(action, call, act)
     statements += event
     if isinstance(call.within, Session):  # it may change something
@@ -253,7 +262,7 @@ def _execute_and_write(
     return answer
 
 
-def _past_limit(standing: limits.Standing) -> TooMany | None:
+def _past_limit(standing: Standing) -> TooMany | None:
     if not standing.exceeded:
         return None
     return TooMany(
@@ -263,8 +272,8 @@ def _past_limit(standing: limits.Standing) -> TooMany | None:
     )
 
 
-def _record_ended_or_limited(key: FoundKey, token: str, origin: Origin, refusal: Problem) -> None:
-    limiter = limits.current()
+def _record_ended_or_limited(key: FoundKey, caller: Caller, refusal: Problem) -> None:
+    engine, limits, origin = caller.site.engine, caller.site.limits, caller.origin
     if not isinstance(refusal, TooMany):
         at = clock.now()
 
@@ -272,17 +281,17 @@ def _record_ended_or_limited(key: FoundKey, token: str, origin: Origin, refusal:
             of, code = key.organization_id, refusal.code
             authentication.record_refusal(session, of, key.id, origin, code, count=count, at=at)
 
-        if count := limiter.count_try(key.id, token, note):
-            with transaction() as session:
+        if count := limits.count_try(key.id, caller.token, note):
+            with transaction(engine) as session:
                 note(session, count)
         return
-    count = limiter.count_refusal(key.id)
-    with reading() as connection:  # so that a key that runs wild holds no writer up
+    count = limits.count_refusal(key.id)
+    with reading(engine) as connection:  # so that a key that runs wild holds no writer up
         told = authentication.is_limit_reported(connection, key)
     if not told:
-        with transaction() as session:
+        with transaction(engine) as session:
             count = authentication.record_limited(session, key, origin, count)
-        limiter.mark_reported(key.id, count)
+        limits.mark_reported(key.id, count)
 
 
 def _request(method: str, path: str) -> Target:
@@ -309,7 +318,7 @@ def _execute(
         answer = problem
         outcome = Outcome.DENIED if problem.status == 403 else Outcome.FAILED
         call.detail["code"] = problem.code
-    key = seals.keys_of(db.engine)[0]
+    key = seals.keys_of(call.connection.engine)[0]
     return answer, [audit_log.event(key, call.actor, action, call.target, outcome, call.detail)]
 
 
@@ -357,10 +366,11 @@ def _carry_out(operation: Operation, call: Call, read: Callable[[], BaseModel]) 
         return operation.handler(call, arguments)
 
 
-def _record_crash(action: Action, token: str, origin: Origin, peppers: Sequence[str]) -> None:
+def _record_crash(action: Action, caller: Caller) -> None:
     """Tell the log of a call that failed by a fault of ours, in a transaction of its own."""
+    token, origin, peppers = caller.token, caller.origin, caller.site.peppers
     try:
-        with transaction() as session:
+        with transaction(caller.site.engine) as session:
             key = authentication.authenticate(raw_connection(session), token, peppers)
             actor, detail = Actor.of_key(key, origin), {"code": "internal"}
             write(session, authentication.usage_updates(key, token, origin, peppers))

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from convene_keys.audit import queries as audit_queries
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Target
-from convene_keys.db.session import db, raw_connection
+from convene_keys.db.session import raw_connection
 from convene_keys.db.statements import RawConnection
 from convene_keys.errors import FieldError, Invalid, Malformed, NotFound
 from convene_keys.keys.authentication import FoundKey
@@ -210,13 +210,14 @@ def _list_events(call: Call, wanted: schemas.ListEvents) -> BaseModel:
         raise NotFound("A key sees its own events only.")
     chosen = audit_queries.Filter(key=call.key.id, action=wanted.action or "", since=wanted.since)
     before = market_queries.cursor_number(wanted.before)
-    events, cursor = audit_queries.page(  # on a connection of its own: events are read as models
-        db.session(), call.organization.id, chosen, before=before, limit=wanted.limit
-    )
-    call.detail["count"] = len(events)
-    return schemas.EventList.model_validate(
-        {"data": events, "next_cursor": str(cursor) if cursor else None}
-    )
+    with Session(call.connection.engine) as session:  # events are read as models
+        events, cursor = audit_queries.page(
+            session, call.organization.id, chosen, before=before, limit=wanted.limit
+        )
+        call.detail["count"] = len(events)
+        return schemas.EventList.model_validate(
+            {"data": events, "next_cursor": str(cursor) if cursor else None}
+        )
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def found(of: Organization) -> dict[str, list[str]]:
 def call(token: str, ip: str, user_agent: str = CLAUDE, name: str = "whoami", **given: Any) -> None:
     operation = table.BY_NAME[name]
     origin = Origin(ip, user_agent)
-    runner.run(operation, token, lambda: operation.from_json(given), origin, PEPPERS)
+    runner.run(operation, factories.caller(token, origin), lambda: operation.from_json(given))
 
 
 NAME = GOOD["name"]
@@ -339,7 +339,7 @@ def test_a_change_that_failed_is_none_and_one_that_succeeded_is_noted_once_a_day
     key, token = good(of, maya, last_used_at=None, scope="read_write")
 
     def changed() -> datetime | None:
-        db.session.expire_all()
+        db.session.rollback()
         return db.session.get_one(ApiKey, key.id).last_changed_at
 
     with pytest.raises(NotFound):

@@ -34,7 +34,7 @@ def _slugs() -> set[str]:
 
 
 def write_together(statements: list[Statement]) -> None:
-    with reading() as connection:
+    with reading(db.engine) as connection:
         db_commits.write_together(connection, statements)
 
 

@@ -34,7 +34,7 @@ def test_rows_are_those_of_sqlalchemy(app: Flask, table) -> None:
         audit_log.record(session, actor, Action.BOOKING_LISTED, detail=detail)
     expected = [tuple(row) for row in db.session.execute(select(table))]
     assert expected
-    with reading() as connection:
+    with reading(db.engine) as connection:
         rows = connection.all(CompiledStatement(select(table)))
     assert [tuple(row) for row in rows] == expected
     assert rows[0]._fields == tuple(table.c.keys())
@@ -71,7 +71,7 @@ def test_what_is_written_is_what_sqlalchemy_reads(app: Flask) -> None:
 
 def test_a_constant_in_a_statement_needs_no_value(app: Flask) -> None:
     slug = factories.organization().slug
-    with reading() as connection:
+    with reading(db.engine) as connection:
         statement = CompiledStatement(
             select(ORGANIZATIONS.c.slug).where(ORGANIZATIONS.c.slug == slug)
         )
@@ -85,7 +85,7 @@ def test_the_sessions_own_changes_are_seen(app: Flask) -> None:
     with transaction() as session:
         session.add(Organization(name="New", slug="new"))
         assert raw_connection(session).first(SLUGS, wanted="new").slug == "new"
-        with reading() as connection:
+        with reading(db.engine) as connection:
             assert connection.first(SLUGS, wanted="new") is None
 
 
@@ -94,10 +94,10 @@ def test_errors_are_those_of_sqlalchemy(app: Flask) -> None:
     columns = COLUMNS
     values = {**VALUES, "name": "x", "slug": slug}
     twice = CompiledStatement(insert(ORGANIZATIONS).inline(), columns)
-    with pytest.raises(IntegrityError), reading() as connection:
+    with pytest.raises(IntegrityError), reading(db.engine) as connection:
         connection.run(twice, [{**values, "created_at": datetime(2026, 11, 24, tzinfo=UTC)}])
     missing = CompiledStatement(select(text("1")).select_from(text("nothing_here")))
-    with pytest.raises((OperationalError, ProgrammingError)), reading() as connection:
+    with pytest.raises((OperationalError, ProgrammingError)), reading(db.engine) as connection:
         connection.all(missing)
-    with reading() as connection:  # and the connection is as good as new
+    with reading(db.engine) as connection:  # and the connection is as good as new
         assert connection.first(SLUGS, wanted=slug)

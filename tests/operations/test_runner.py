@@ -21,9 +21,8 @@ from convene_keys.operations import runner, schemas
 from convene_keys.operations.table import BY_NAME, OPERATIONS, Call, Operation
 from tests import factories
 from tests.conftest import Clock
-from tests.databases import PEPPER
+from tests.factories import caller
 
-PEPPERS = [PEPPER]
 HERE = Origin("192.0.2.1", "curl/8", "r1")
 APPROVE = BY_NAME["approve_booking"]
 
@@ -41,10 +40,8 @@ def secret(organization: Organization, maya: Member) -> str:
 def run(operation: Operation, secret: str, **arguments: Any) -> BaseModel:
     return runner.run(
         operation,
-        secret,
+        caller(secret, HERE),
         lambda: operation.from_json(arguments),
-        HERE,
-        PEPPERS,
         arguments.get("id"),
     )
 
@@ -58,7 +55,7 @@ def _refused(
         raise AssertionError("input is read behind the walls only")
 
     with pytest.raises(Problem) as info:
-        runner.run(operation, secret, read or unread, HERE, PEPPERS, 1)
+        runner.run(operation, caller(secret, HERE), read or unread, 1)
     return info.value
 
 
@@ -244,7 +241,7 @@ def test_use_is_kept_whatever_the_outcome(
     for act in (
         lambda: run(BY_NAME["whoami"], secret),
         lambda: _refused(secret, read=lambda: schemas.One(id=99)),
-        lambda: runner.record_refusal("GET", "/billing", secret, HERE, PEPPERS),
+        lambda: runner.record_refusal("GET", "/billing", caller(secret, HERE)),
         lambda: _crash(secret, monkeypatch),
     ):
         fake_clock.advance(minutes=1)
@@ -285,7 +282,7 @@ def _crash(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     broken = Operation(**{**vars(APPROVE), "handler": handler})
     with pytest.raises(ZeroDivisionError):
-        runner.run(broken, secret, lambda: schemas.One(id=1), HERE, PEPPERS, 1)
+        runner.run(broken, caller(secret, HERE), lambda: schemas.One(id=1), 1)
 
 
 def test_unexpected_exception_is_recorded_and_changes_nothing(
@@ -380,7 +377,7 @@ def test_no_event_no_answer_and_no_change(organization: Organization, secret: st
 def test_refuse_records_what_was_reached_for(
     organization: Organization, secret: str, path: str, action: str, status: int, code: str
 ) -> None:
-    problem = runner.record_refusal("DELETE", path, secret, HERE, PEPPERS)
+    problem = runner.record_refusal("DELETE", path, caller(secret, HERE))
     assert (problem.status, problem.code) == (status, code)
     if isinstance(problem, MethodNotAllowed):
         assert problem.headers == {"Allow": "GET" if path == "/bookings" else "POST"}
@@ -393,9 +390,9 @@ def test_off_limits_is_said_to_every_working_key(organization: Organization, may
     _, secret = factories.api_key(organization, creator=maya, scope="read")
     maya.disabled_at, organization.status = clock.now(), "draft"
     db.session.commit()
-    assert runner.record_refusal("GET", "/stripe", secret, HERE, PEPPERS).code == "off_limits"
-    assert runner.record_refusal("GET", "/me/x", secret, HERE, PEPPERS).code == "creator_inactive"
-    problem = runner.record_refusal("GET", "/stripe", "nonsense", HERE, PEPPERS)
+    assert runner.record_refusal("GET", "/stripe", caller(secret, HERE)).code == "off_limits"
+    assert runner.record_refusal("GET", "/me/x", caller(secret, HERE)).code == "creator_inactive"
+    problem = runner.record_refusal("GET", "/stripe", caller("nonsense", HERE))
     assert isinstance(problem, Unauthenticated)
 
 
