@@ -6,6 +6,7 @@ from typing import TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from convene_keys.errors import FieldError, Invalid, Malformed, NotFound
 from convene_keys.http.answers import Answer
@@ -32,8 +33,7 @@ def init_app(key_app: KeyApp) -> None:
 def _view(operation: Operation) -> View:
     def view(request: KeyRequest, id: int | None = None) -> Answer:
         read = partial(_input, request, operation, {} if id is None else {"id": id})
-        answer = runner.run(operation, request.caller, read, id)
-        return Answer(answer.model_dump_json().encode())
+        return Answer(to_json(runner.run(operation, request.caller, read, id)))
 
     return view
 

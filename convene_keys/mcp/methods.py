@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from pydantic_core import to_json
+
 from convene_keys.errors import Problem
 from convene_keys.mcp import catalogue, protocol
 from convene_keys.mcp.protocol import Message, Rejected
@@ -138,7 +140,7 @@ def _get_prompt(caller: Caller, message: Message) -> Result:
 def _run(caller: Caller, operation: Operation, given: Json, number: int | None = None) -> str:
     """The operation's answer as JSON."""
     read = partial(operation.from_json, given)
-    return runner.run(operation, caller, read, number).model_dump_json()
+    return to_json(runner.run(operation, caller, read, number)).decode()
 
 
 def _unknown(caller: Caller, kind: str, name: str) -> Rejected:

@@ -45,6 +45,7 @@ from convene_keys.models import (
     Scope,
 )
 from convene_keys.operations import schemas
+from convene_keys.operations.schemas import Json
 from convene_keys.operations.table import OPERATIONS, SELF_REVOKE, Call, Operation, connection_of
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Caller:
 
 def run(
     operation: Operation, caller: Caller, read: Callable[[], BaseModel], number: int | None = None
-) -> BaseModel:
+) -> Json:
     """Carry out a key's call, record it, and only then answer.
 
     `read` gives the input and may raise a `Problem`; it is called once the key is known, so that
@@ -88,7 +89,7 @@ def run(
     log, should it be refused unread. Raises the `Problem` to answer with.
     """
 
-    def act(call: Call) -> BaseModel:
+    def act(call: Call) -> Json:
         if number is not None and 1 <= number <= schemas.NUMBER_MAX:
             call.target = operation.target(number)
         return _carry_out(operation, call, read)
@@ -96,14 +97,14 @@ def run(
     return _run_as_key(operation.action, caller, act, changes=operation.changes)
 
 
-def run_for_member(operation: Operation, actor: Actor, read: Callable[[], BaseModel]) -> BaseModel:
+def run_for_member(operation: Operation, actor: Actor, read: Callable[[], BaseModel]) -> None:
     """Carry out and record an operation for a signed-in member. Raises `Forbidden` for a viewer."""
     with acting(actor, Role.MANAGER) as session:
         of = session.get_one(Organization, actor.organization_id)
         call = Call(session, actor, OrganizationInfo(of.id, of.name, of.slug, of.timezone))
         answer, event = _execute(operation.action, call, lambda c: _carry_out(operation, c, read))
         write(session, event)
-    return _answered(answer)
+    _answered(answer)
 
 
 def record_refusal(method: str, path: str, caller: Caller) -> Problem:
@@ -118,7 +119,7 @@ def record_refusal(method: str, path: str, caller: Caller) -> Problem:
     # The first segment of a page's path is no endpoint's.
     off_limits = path.strip("/").split("/")[0] in (*OFF_LIMITS, "admin", "login", "setup")
 
-    def act(call: Call) -> BaseModel:
+    def act(call: Call) -> None:
         call.target = _request(method, path)
         if off_limits:
             raise Forbidden("No API key may do this. A signed-in admin can.", code="off_limits")
@@ -351,7 +352,7 @@ def _check_may_change(call: Call) -> None:
         raise Forbidden("This key may only read.", code="scope_required")
 
 
-def _carry_out(operation: Operation, call: Call, read: Callable[[], BaseModel]) -> BaseModel:
+def _carry_out(operation: Operation, call: Call, read: Callable[[], BaseModel]) -> Json:
     _check_standing(call)
     if operation.changes:
         _check_may_change(call)

@@ -1,10 +1,11 @@
 """The shapes of what operations take and give, as pydantic models with a word on each field."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from datetime import date as Day
-from functools import partial
+from functools import cache, partial
+from operator import attrgetter
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -135,6 +136,21 @@ class ListEvents(Input):
 
 class Output(BaseModel):
     model_config = ConfigDict(from_attributes=True)
+
+
+@cache
+def _fields(output: type[Output]) -> tuple[tuple[str, ...], Callable[[object], Sequence[object]]]:
+    names = tuple(output.model_fields)
+    return names, attrgetter(*names)
+
+
+def as_json(output: type[Output], row: object) -> Json:
+    """What `output` shows of a row, which is not checked again: the database has it in these types.
+
+    The models describe the answers; a test holds the two to each other.
+    """
+    names, values = _fields(output)
+    return dict(zip(names, values(row), strict=True))
 
 
 class ListOf(Output, Generic[Item]):

@@ -1,7 +1,7 @@
 """What a key may do: one table. To add an operation, add a row to `OPERATIONS`."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from convene_keys.models import (
     VendorApplication,
 )
 from convene_keys.operations import schemas
-from convene_keys.operations.schemas import Json
+from convene_keys.operations.schemas import Json, as_json
 
 ROOT = "/api/v1/admin"
 # Where a key ends itself. It is no operation, and so no tool: the text of a vendor's application
@@ -81,8 +81,8 @@ class Operation:
     title: str
     description: str
     input: type[BaseModel]
-    output: type[BaseModel]
-    handler: Callable[[Call, Any], BaseModel]
+    output: type[schemas.Output]
+    handler: Callable[[Call, Any], Json]  # what `output` describes
     noun: str = ""
     # What the Model Context Protocol wants to know of a change.
     destructive: bool = False  # it can't be undone, or replaces what was there
@@ -134,36 +134,40 @@ def _checked(validate: Callable[[], BaseModel]) -> BaseModel:
 # What each row of the table below does -----------------------------------------------------------
 
 
-def _whoami(call: Call, _: schemas.Nothing) -> BaseModel:
-    return schemas.WhoAmI.model_validate({"organization": call.organization, "key": call.key})
+def _whoami(call: Call, _: schemas.Nothing) -> Json:
+    return {"organization": _organization(call), "key": as_json(schemas.KeyOut, call.key)}
 
 
-def _dashboard(call: Call, _: schemas.Nothing) -> BaseModel:
+def _dashboard(call: Call, _: schemas.Nothing) -> Json:
     counts = market_queries.dashboard(call.connection, call.organization)
-    return schemas.DashboardOut(
-        organization=schemas.OrganizationOut.model_validate(call.organization), **counts._asdict()
-    )
+    return {"organization": _organization(call), **counts._asdict()}
+
+
+def _organization(call: Call) -> Json:
+    return as_json(schemas.OrganizationOut, call.organization)
+
+
+def _page(call: Call, output: type[schemas.Output], rows: Sequence[object], cursor: object) -> Json:
+    call.detail["count"] = len(rows)
+    return {"data": [as_json(output, row) for row in rows], "next_cursor": cursor}
 
 
 def _listing(
-    model: type[Numbered], output: type[BaseModel]
-) -> Callable[[Call, BaseModel], BaseModel]:
-    def handler(call: Call, wanted: BaseModel) -> BaseModel:
+    model: type[Numbered], output: type[schemas.Output]
+) -> Callable[[Call, BaseModel], Json]:
+    def handler(call: Call, wanted: BaseModel) -> Json:
         page = market_queries.page(call.connection, model, call.organization.id, **dict(wanted))
-        call.detail["count"] = len(page.rows)
-        return output.model_validate(
-            {"data": page.rows, "next_cursor": page.next_cursor}, from_attributes=True
-        )
+        return _page(call, output, page.rows, page.next_cursor)
 
     return handler
 
 
 def _showing(
-    model: type[Numbered], output: type[BaseModel]
-) -> Callable[[Call, schemas.One], BaseModel]:
-    def handler(call: Call, wanted: schemas.One) -> BaseModel:
+    model: type[Numbered], output: type[schemas.Output]
+) -> Callable[[Call, schemas.One], Json]:
+    def handler(call: Call, wanted: schemas.One) -> Json:
         row = market_queries.get_row(call.connection, model, call.organization.id, wanted.id)
-        return output.model_validate(row)
+        return as_json(output, row)
 
     return handler
 
@@ -172,8 +176,8 @@ _show_booking = _showing(Booking, schemas.BookingOut)
 _show_application = _showing(VendorApplication, schemas.ApplicationOut)
 
 
-def _deciding(status: BookingStatus) -> Callable[[Call, schemas.One], BaseModel]:
-    def handler(call: Call, wanted: schemas.One) -> BaseModel:
+def _deciding(status: BookingStatus) -> Callable[[Call, schemas.One], Json]:
+    def handler(call: Call, wanted: schemas.One) -> Json:
         reason = getattr(wanted, "reason", "")
         with _changing(call, Booking, wanted.id) as booking:
             call.detail["before"] = booking.status
@@ -185,13 +189,13 @@ def _deciding(status: BookingStatus) -> Callable[[Call, schemas.One], BaseModel]
     return handler
 
 
-def _mark_paid(call: Call, wanted: schemas.One) -> BaseModel:
+def _mark_paid(call: Call, wanted: schemas.One) -> Json:
     with _changing(call, Booking, wanted.id) as booking:
         call.detail["changed"] = decisions.mark_paid(booking)
     return _show_booking(call, wanted)
 
 
-def _update_application(call: Call, wanted: schemas.ApplicationUpdate) -> BaseModel:
+def _update_application(call: Call, wanted: schemas.ApplicationUpdate) -> Json:
     status = ApplicationStatus(wanted.status)
     with _changing(call, VendorApplication, wanted.id) as application:
         call.detail |= {"before": application.status, "after": status}
@@ -199,13 +203,13 @@ def _update_application(call: Call, wanted: schemas.ApplicationUpdate) -> BaseMo
     return _show_application(call, wanted)
 
 
-def _remind_application(call: Call, wanted: schemas.One) -> BaseModel:
+def _remind_application(call: Call, wanted: schemas.One) -> Json:
     with _changing(call, VendorApplication, wanted.id) as application:
         decisions.remind_application(application)
     return _show_application(call, wanted)
 
 
-def _list_events(call: Call, wanted: schemas.ListEvents) -> BaseModel:
+def _list_events(call: Call, wanted: schemas.ListEvents) -> Json:
     if wanted.key not in (None, call.key.id):
         raise NotFound("A key sees its own events only.")
     chosen = audit_queries.Filter(key=call.key.id, action=wanted.action or "", since=wanted.since)
@@ -214,10 +218,7 @@ def _list_events(call: Call, wanted: schemas.ListEvents) -> BaseModel:
         events, cursor = audit_queries.page(
             session, call.organization.id, chosen, before=before, limit=wanted.limit
         )
-        call.detail["count"] = len(events)
-        return schemas.EventList.model_validate(
-            {"data": events, "next_cursor": str(cursor) if cursor else None}
-        )
+        return _page(call, schemas.EventOut, events, str(cursor) if cursor else None)
 
 
 @contextmanager
@@ -248,7 +249,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "list_markets", "GET", "/markets", Action.MARKET_LISTED,
         "List markets",
         "The organization's markets.",
-        schemas.ListMarkets, schemas.MarketList, _listing(Market, schemas.MarketList),
+        schemas.ListMarkets, schemas.MarketList, _listing(Market, schemas.MarketOut),
     ),
     Operation(
         "get_market", "GET", "/markets/{id}", Action.MARKET_VIEWED,
@@ -261,7 +262,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "List market dates",
         "Market dates in the order of the calendar, of one market, state or span of days.",
         schemas.ListMarketDates, schemas.MarketDateList,
-        _listing(MarketDate, schemas.MarketDateList),
+        _listing(MarketDate, schemas.MarketDateOut),
     ),
     Operation(
         "get_market_date", "GET", "/market_dates/{id}", Action.MARKET_DATE_VIEWED,
@@ -273,7 +274,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "list_vendors", "GET", "/vendors", Action.VENDOR_LISTED,
         "List vendors",
         "Vendors, or those with a word in their name.",
-        schemas.ListVendors, schemas.VendorList, _listing(Vendor, schemas.VendorList),
+        schemas.ListVendors, schemas.VendorList, _listing(Vendor, schemas.VendorOut),
     ),
     Operation(
         "get_vendor", "GET", "/vendors/{id}", Action.VENDOR_VIEWED,
@@ -286,7 +287,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "List vendor applications",
         "Applications of vendors to markets, newest first, by state, market or vendor's name.",
         schemas.ListApplications, schemas.ApplicationList,
-        _listing(VendorApplication, schemas.ApplicationList),
+        _listing(VendorApplication, schemas.ApplicationOut),
     ),
     Operation(
         "get_vendor_application", "GET", "/vendor_applications/{id}", Action.APPLICATION_VIEWED,
@@ -314,7 +315,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "list_bookings", "GET", "/bookings", Action.BOOKING_LISTED,
         "List bookings",
         "Bookings of stalls, newest first, by state, market date, vendor or day.",
-        schemas.ListBookings, schemas.BookingList, _listing(Booking, schemas.BookingList),
+        schemas.ListBookings, schemas.BookingList, _listing(Booking, schemas.BookingOut),
     ),
     Operation(
         "get_booking", "GET", "/bookings/{id}", Action.BOOKING_VIEWED,

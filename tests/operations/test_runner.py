@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from pydantic_core import to_json
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
@@ -18,6 +19,7 @@ from convene_keys.keys import tokens
 from convene_keys.markets import decisions
 from convene_keys.models import ApiKey, AuditEvent, Base, Booking, Member, Organization, Scope
 from convene_keys.operations import runner, schemas
+from convene_keys.operations.schemas import Json
 from convene_keys.operations.table import BY_NAME, OPERATIONS, Call, Operation
 from tests import factories
 from tests.conftest import Clock
@@ -37,13 +39,16 @@ def secret(organization: Organization, maya: Member) -> str:
     return factories.api_key(organization, creator=maya)[1]
 
 
-def run(operation: Operation, secret: str, **arguments: Any) -> BaseModel:
-    return runner.run(
+def run(operation: Operation, secret: str, **arguments: Any) -> Json:
+    """The answer, which is as its model would write it."""
+    answer = runner.run(
         operation,
         caller(secret, HERE),
         lambda: operation.from_json(arguments),
         arguments.get("id"),
     )
+    assert to_json(answer).decode() == operation.output.model_validate(answer).model_dump_json()
+    return answer
 
 
 def _refused(
@@ -188,7 +193,9 @@ def test_read_key_reads_everything_and_changes_nothing(
     for operation in OPERATIONS:
         arguments = arguments_for(operation)
         if operation.scope is Scope.READ:
-            assert isinstance(run(operation, secret, **arguments), operation.output)
+            assert (
+                run(operation, secret, **arguments).keys() == operation.output.model_fields.keys()
+            )
         else:
             assert _refused(secret, operation).code == "scope_required"
     assert contents() == before
@@ -415,4 +422,5 @@ def test_member_runs_an_operation_under_their_name(
 def test_member_works_in_a_draft_organization(organization: Organization, maya: Member) -> None:
     organization.status = "draft"
     db.session.commit()
-    assert runner.run_for_member(APPROVE, Actor.of_member(maya, HERE), lambda: schemas.One(id=1))
+    runner.run_for_member(APPROVE, Actor.of_member(maya, HERE), lambda: schemas.One(id=1))
+    assert (_last().action, _last().outcome) == ("booking.approved", "ok")

@@ -1,20 +1,24 @@
-"""Inputs: what JSON and an address may hold, and what becomes of days and moments."""
+"""Inputs: what JSON and an address may hold, days and moments. Outputs: how a row is written."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from convene_keys.errors import Invalid, Malformed
+from convene_keys.operations import schemas
 from convene_keys.operations.table import BY_NAME
 
 APPROVE = BY_NAME["approve_booking"]
 
 
 def test_json_bends_no_type() -> None:
-    for given in ({"id": "1"}, {"id": 1.5}, {"id": True}, {"id": None}, {"id": [1]}, {}):
+    for wrong in ({"id": "1"}, {"id": 1.5}, {"id": True}, {"id": None}, {"id": [1]}, {}):
         with pytest.raises(Invalid):
-            APPROVE.from_json(given)
+            APPROVE.from_json(wrong)
     nested: list[Any] = []
     for _ in range(100_000):
         nested = [nested]
@@ -47,3 +51,35 @@ def test_days_and_moments_are_written_as_such() -> None:
     assert dates.from_json({"since": "2026-11-24"}) == dates.from_strings({"since": "2026-11-24"})
     naive: Any = events.from_strings({"since": "2026-11-24T10:00:00"})
     assert naive.since.utcoffset() == timedelta(0)
+
+
+ROWS = [
+    each
+    for each in vars(schemas).values()
+    if isinstance(each, type) and issubclass(each, schemas.Output) and each.__name__.endswith("Out")
+]
+MOMENTS = st.datetimes(timezones=st.just(UTC))
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+OF_TYPE: dict[Any, st.SearchStrategy[Any]] = {  # as the database has them
+    datetime: MOMENTS,
+    datetime | None: st.none() | MOMENTS,
+    schemas.Json: st.dictionaries(st.text(), JSON_VALUES, max_size=3),
+}
+
+
+@pytest.mark.parametrize("model", ROWS, ids=lambda model: model.__name__)
+@settings(max_examples=50)
+@given(data=st.data())
+def test_row_is_written_as_its_model_would_write_it(
+    model: type[schemas.Output], data: st.DataObject
+) -> None:
+    types = {name: field.annotation for name, field in model.model_fields.items()}
+    known = {name: OF_TYPE[kind] for name, kind in types.items() if kind in OF_TYPE}
+    row = data.draw(st.builds(model, **known))
+    written = row.model_dump_json()
+    assert to_json(schemas.as_json(model, row)).decode() == written
+    assert model.model_validate_json(written) == row
