@@ -11,7 +11,7 @@ _TRACE = re.compile(rf"(fm_org_{_CHARACTER}{{4}}){_CHARACTER}+")
 
 def redact(text: str) -> str:
     """`text` with every key in it cut to its hint."""
-    return _TRACE.sub(r"\1…", text)
+    return _TRACE.sub(r"\1…", text) if "fm_org_" in text else text
 
 
 NAME_MAX = 100

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Protocol
 
-from sqlalchemy import insert
+from sqlalchemy import bindparam, insert
 from sqlalchemy.orm import Session
 
 from convene_keys import clock
@@ -17,6 +17,7 @@ from convene_keys.audit.actions import Action
 from convene_keys.db.commits import Statement
 from convene_keys.db.session import Base
 from convene_keys.db.statements import CompiledStatement
+from convene_keys.db.types import JSONText
 from convene_keys.models import ActorKind, AuditEvent, Member, Outcome
 from convene_keys.text import redact
 
@@ -105,8 +106,10 @@ class Target:
     name: str
 
 
-_INSERT = insert(Base.metadata.tables[AuditEvent.__tablename__])
-_WRITE = CompiledStatement(_INSERT.inline(), (*seals.COLUMNS, "mac"))
+_INSERT = insert(Base.metadata.tables[AuditEvent.__tablename__]).values(
+    detail=bindparam("written", type_=JSONText())
+)
+_WRITE = CompiledStatement(_INSERT.inline(), (*seals.COLUMNS[:-1], "mac"))
 
 
 def record(
@@ -155,7 +158,7 @@ def event(
         "ip": origin.ip,
         "user_agent": redact(origin.user_agent)[:256] if origin.user_agent else None,
         "request_id": origin.request_id,
-        "detail": json.loads(text),
+        "written": text,
     }
     values["mac"] = seals.mac(values | {"detail": text}, key)
     return _WRITE, values

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Integer, TypeDecorator
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, TypeDecorator
 
 # SQLite numbers rows itself only where the type is literally INTEGER.
 BigId = BigInteger().with_variant(Integer, "sqlite")
@@ -34,3 +34,13 @@ class UTCDateTime(TypeDecorator[datetime]):
             return None if value is None else value.astimezone(UTC)
 
         return from_text if dialect.name == "sqlite" else from_moment
+
+
+class JSONText(TypeDecorator[str]):
+    """JSON that is text already, and is written as it is: what is signed is what is kept."""
+
+    impl = JSON
+    cache_ok = True
+
+    def bind_processor(self, _: Dialect) -> None:
+        return None
