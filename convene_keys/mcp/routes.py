@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 
 from convene_keys.errors import Forbidden, Malformed, MethodNotAllowed, Problem
 from convene_keys.http.access import Access, access, settings
-from convene_keys.http.answers import JSON, Answer
+from convene_keys.http.answers import JSON, NO_STORE, Answer
 from convene_keys.http.key_app import KeyRequest
 from convene_keys.http.request_body import json_body
 from convene_keys.mcp import methods, protocol
@@ -49,7 +49,7 @@ def exchange(request: KeyRequest) -> Answer:
         return _failed(message, rejected)
     if message.id is None:
         methods.admit(caller)
-        return Answer(b"", 202, ())
+        return Answer(b"", 202, (NO_STORE,))
     try:
         return _json(protocol.answer(message, methods.perform(caller, message)))
     except Rejected as rejected:
