@@ -118,7 +118,7 @@ def _answer_error(error: Exception) -> ResponseReturnValue:
         return error
     for_machines = _for_machines(request)
     problem = problem_of(error, None if for_machines else web.WORDS)
-    refused = problem is error and isinstance(error, errors.Forbidden | errors.TooMany)
+    refused = isinstance(error, errors.Forbidden | errors.TooMany)
     # Of a key the audit log tells; what only looks like one hides no member.
     by_key = tokens.is_well_formed(access.presented_key(request.environ) or "")
     if refused and not (for_machines or by_key):

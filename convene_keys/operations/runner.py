@@ -331,7 +331,7 @@ def _answered(answer: T | Problem) -> T:
 
 def _check_standing(call: Call) -> None:
     """Check what every operation of a key needs: its creator's role and a live organization."""
-    key = call.caller
+    key = call.found
     if key is None:
         return
     gone = key.creator_role not in MAKERS_OF_KEYS or key.creator_disabled_at is not None
@@ -348,7 +348,7 @@ def _check_standing(call: Call) -> None:
 
 
 def _check_may_change(call: Call) -> None:
-    if call.caller is not None and call.caller.scope != Scope.READ_WRITE:
+    if call.found is not None and call.found.scope != Scope.READ_WRITE:
         raise Forbidden("This key may only read.", code="scope_required")
 
 

@@ -51,14 +51,14 @@ class Call:
     within: Session | RawConnection
     actor: Actor
     organization: market_queries.OrganizationInfo
-    caller: FoundKey | None = None
+    found: FoundKey | None = None
     target: Target | None = None
     detail: Json = field(default_factory=dict)
 
     @property
     def key(self) -> FoundKey:
-        assert self.caller is not None, "a member who calls has none"  # noqa: S101
-        return self.caller
+        assert self.found is not None, "a member who calls has none"  # noqa: S101
+        return self.found
 
     @property
     def connection(self) -> RawConnection:
