@@ -10,7 +10,8 @@ from weakref import WeakKeyDictionary, finalize
 
 from sqlalchemy import Engine
 
-from convene_keys.db.statements import CompiledStatement, RawConnection, Values
+from convene_keys.db.connections import OwnConnection
+from convene_keys.db.statements import CompiledStatement, Values
 
 Statement = tuple[CompiledStatement, Values]
 
@@ -77,14 +78,14 @@ def alone_in_file(queue: WriteQueue) -> Iterator[None]:
         fcntl.flock(queue.file, fcntl.LOCK_UN)
 
 
-def write_together(connection: RawConnection, statements: Sequence[Statement]) -> None:
+def write_together(connection: OwnConnection, statements: Sequence[Statement]) -> None:
     """End a reading and write `statements`, each with its parameters; then they are on disk.
 
     Whoever comes while another is writing waits, and the first of those who wait then writes for
     all of them in one transaction: one commit to disk serves many calls. Where that fails, each
     writes its own, so that only the one at fault raises.
     """
-    connection.rollback()
+    connection.end()
     queue, mine = queue_of(connection.engine), _Waiting(statements)
     with queue.lock:
         queue.waiting.append(mine)
@@ -103,7 +104,7 @@ def write_together(connection: RawConnection, statements: Sequence[Statement]) -
                 queue.waiting[0].news.release()
 
 
-def _lead(queue: WriteQueue, connection: RawConnection, mine: _Waiting) -> None:
+def _lead(queue: WriteQueue, connection: OwnConnection, mine: _Waiting) -> None:
     """Write for all who wait; `mine` is the first of them."""
     with queue.lock:
         others = [queue.waiting.popleft() for _ in range(len(queue.waiting))][1:]
@@ -121,18 +122,11 @@ def _lead(queue: WriteQueue, connection: RawConnection, mine: _Waiting) -> None:
         waiting.news.release()
 
 
-def _write(queue: WriteQueue, connection: RawConnection, batch: Sequence[_Waiting]) -> None:
+def _write(queue: WriteQueue, connection: OwnConnection, batch: Sequence[_Waiting]) -> None:
     """One transaction; each statement once, with the parameters of all that have it."""
     parameters: dict[CompiledStatement, list[Values]] = {}
     for waiting in batch:
         for statement, values in waiting.statements:
             parameters.setdefault(statement, []).append(values)
     with alone_in_file(queue):
-        try:
-            connection.begin("IMMEDIATE")
-            for statement, values_of_all in parameters.items():
-                connection.run(statement, values_of_all)
-            connection.commit()
-        except BaseException:
-            connection.rollback()
-            raise
+        connection.write(parameters)

@@ -1,4 +1,4 @@
-"""The one way to a connection and to a transaction."""
+"""The one way to a session and to its transaction."""
 
 import fcntl
 import re
@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Connection, Engine, Index, MetaData, UniqueConstraint, event
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Session, declared_attr
 
 from convene_keys.db.commits import Statement, turn_of
-from convene_keys.db.statements import RawConnection, translated
+from convene_keys.db.statements import RawConnection
 from convene_keys.db.types import UTCDateTime
 
 
@@ -69,28 +69,6 @@ def _writing(session: Session) -> Iterator[None]:
         except BaseException:
             session.rollback()
             raise
-
-
-@contextmanager
-def reading(engine: Engine) -> Iterator[RawConnection]:
-    """One moment of the database to read from, which holds nobody up.
-
-    What is not committed in the end is undone.
-    """
-    try:
-        pooled = engine.raw_connection()
-    except engine.dialect.loaded_dbapi.Error as error:
-        raise translated(error, engine) from error
-    connection = RawConnection(pooled.driver_connection, engine)
-    try:
-        connection.begin()
-        yield connection
-    except DBAPIError as error:
-        if engine.dialect.is_disconnect(error.orig, pooled.driver_connection, None):  # type: ignore[arg-type]
-            pooled.invalidate(error.orig)
-        raise
-    finally:
-        pooled.close()
 
 
 def raw_connection(session: Session) -> RawConnection:

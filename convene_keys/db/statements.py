@@ -85,14 +85,14 @@ class RawConnection:
 
     def __init__(self, driver: Any, engine: Engine) -> None:
         self.driver, self.engine, self.dialect = driver, engine, engine.dialect
-        self._errors = engine.dialect.loaded_dbapi.Error
+        self.errors = engine.dialect.loaded_dbapi.Error
 
     def all(self, statement: CompiledStatement, **values: object) -> list[Any]:
         compiled = statement.on(self.dialect)
         parameters = compiled.parameters(values)
         try:
             raws = self.driver.execute(compiled.sql, parameters).fetchall()
-        except self._errors as error:
+        except self.errors as error:
             raise translated(error, self.engine) from error
         return compiled.rows(raws)
 
@@ -105,27 +105,7 @@ class RawConnection:
         parameters = [compiled.parameters(values) for values in values_of_all]
         try:
             self.driver.cursor().executemany(compiled.sql, parameters)
-        except self._errors as error:
-            raise translated(error, self.engine) from error
-
-    def begin(self, mode: str = "DEFERRED") -> None:
-        """Begin a transaction; PostgreSQL's driver does so by itself."""
-        if self.dialect.name == "sqlite":
-            try:
-                self.driver.execute(f"BEGIN {mode}")
-            except self._errors as error:
-                raise translated(error, self.engine) from error
-
-    def commit(self) -> None:
-        try:
-            self.driver.commit()
-        except self._errors as error:
-            raise translated(error, self.engine) from error
-
-    def rollback(self) -> None:
-        try:
-            self.driver.rollback()
-        except self._errors as error:
+        except self.errors as error:
             raise translated(error, self.engine) from error
 
 

@@ -22,7 +22,8 @@ from convene_keys.audit import seals
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, Target
 from convene_keys.db.commits import Statement, write_together
-from convene_keys.db.session import raw_connection, reading, transaction, write
+from convene_keys.db.connections import reading
+from convene_keys.db.session import raw_connection, transaction, write
 from convene_keys.errors import (
     Forbidden,
     MethodNotAllowed,

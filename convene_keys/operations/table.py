@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from convene_keys.audit import queries as audit_queries
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Target
+from convene_keys.db.connections import OwnConnection
 from convene_keys.db.session import raw_connection
 from convene_keys.db.statements import RawConnection
 from convene_keys.errors import FieldError, Invalid, Malformed, NotFound
@@ -48,7 +49,7 @@ class Call:
     Within a transaction when it may change something; one that only reads has just a connection.
     """
 
-    within: Session | RawConnection
+    within: Session | OwnConnection
     actor: Actor
     organization: market_queries.OrganizationInfo
     found: FoundKey | None = None
@@ -112,7 +113,7 @@ class Operation:
         return _checked(lambda: self.input.model_validate_json(text, strict=True))
 
 
-def connection_of(within: Session | RawConnection) -> RawConnection:
+def connection_of(within: Session | OwnConnection) -> RawConnection:
     return within if isinstance(within, RawConnection) else raw_connection(within)
 
 

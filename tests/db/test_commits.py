@@ -1,6 +1,7 @@
 """Writing together: one commit for many calls, and only the one at fault fails."""
 
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -10,8 +11,15 @@ from sqlalchemy.exc import IntegrityError
 
 from convene_keys.db import commits as db_commits
 from convene_keys.db.commits import Statement, queue_of
-from convene_keys.db.session import db, reading
-from convene_keys.db.statements import CompiledStatement, RawConnection
+from convene_keys.db.connections import (
+    Batch,
+    OwnConnection,
+    PostgreSQLConnection,
+    SQLiteConnection,
+    reading,
+)
+from convene_keys.db.session import db
+from convene_keys.db.statements import CompiledStatement
 from convene_keys.models import Base, Organization
 
 COLUMNS = (
@@ -40,15 +48,20 @@ def write_together(statements: list[Statement]) -> None:
 
 @pytest.fixture
 def commits(app: Flask, monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """Grows by one with each commit."""
+    """Grows by one with each transaction that is written."""
     made: list[None] = []
-    commit = RawConnection.commit
 
-    def counted(connection: RawConnection) -> None:
-        commit(connection)
-        made.append(None)
+    def counted(kind: type[OwnConnection]) -> Callable[[OwnConnection, Batch], None]:
+        write = kind.write
 
-    monkeypatch.setattr(RawConnection, "commit", counted)
+        def write_and_count(connection: OwnConnection, batch: Batch) -> None:
+            write(connection, batch)
+            made.append(None)
+
+        return write_and_count
+
+    for kind in (SQLiteConnection, PostgreSQLConnection):
+        monkeypatch.setattr(kind, "write", counted(kind))
     return made
 
 

@@ -10,7 +10,8 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from convene_keys.audit import log as audit_log
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin
-from convene_keys.db.session import db, raw_connection, reading, transaction
+from convene_keys.db.connections import reading
+from convene_keys.db.session import db, raw_connection, transaction
 from convene_keys.db.statements import CompiledStatement
 from convene_keys.models import ApiKey, AuditEvent, Base, Booking, Organization
 from tests import factories

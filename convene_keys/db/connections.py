@@ -1,0 +1,145 @@
+"""Each thread's own connection, on which the calls of keys read and write.
+
+To take one from SQLAlchemy's pool and give it back costs as much as a reading does, and on
+PostgreSQL two round trips to the server.
+"""
+
+import os
+import select
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary, finalize
+
+from sqlalchemy import Engine, event
+
+from convene_keys.db.statements import CompiledStatement, RawConnection, Values, translated
+
+Batch = Mapping[CompiledStatement, Sequence[Values]]
+
+
+class OwnConnection(RawConnection):
+    """A connection that belongs to one thread, which reads on it, then may write."""
+
+    def __init__(self, driver: Any, engine: Engine) -> None:
+        super().__init__(driver, engine)
+        finalize(self, _close, driver, os.getpid())
+
+    def is_alive(self) -> bool:
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Begin to read."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """End what was begun, and undo what was not committed."""
+        raise NotImplementedError
+
+    def write(self, batch: Batch) -> None:
+        """One transaction: each statement with each of its parameters. Then it is on disk."""
+        raise NotImplementedError
+
+
+class SQLiteConnection(OwnConnection):
+    """Each reading sees one moment of the database, and holds nobody up."""
+
+    def is_alive(self) -> bool:
+        return True
+
+    def begin(self) -> None:
+        self._execute("BEGIN")
+
+    def end(self) -> None:
+        if self.driver.in_transaction:
+            self._execute("ROLLBACK")
+
+    def write(self, batch: Batch) -> None:
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            for statement, values_of_all in batch.items():
+                self.run(statement, values_of_all)
+            self._execute("COMMIT")
+        except BaseException:
+            self.end()
+            raise
+
+    def _execute(self, sql: str) -> None:
+        try:
+            self.driver.execute(sql)
+        except self.errors as error:
+            raise translated(error, self.engine) from error
+
+
+class PostgreSQLConnection(OwnConnection):
+    """Each statement sees what is committed by then, which takes no transaction around them."""
+
+    def __init__(self, driver: Any, engine: Engine) -> None:
+        super().__init__(driver, engine)
+        self.driver.autocommit = True
+        self._socket = select.poll()
+        self._socket.register(self.driver.fileno(), select.POLLIN)
+
+    def is_alive(self) -> bool:
+        """Without asking: a server speaks up by itself only to say goodbye, or hangs up."""
+        return not (self.driver.closed or self._socket.poll(0))
+
+    def begin(self) -> None:
+        """Nothing to do: there is no transaction."""
+
+    def end(self) -> None:
+        """Nothing to do: what was written is committed."""
+
+    def write(self, batch: Batch) -> None:
+        """One round trip, with the beginning and the end of a transaction only where it needs one."""
+        statements = list(batch.items())
+        if len(statements) == 1 and len(statements[0][1]) == 1:
+            self.run(*statements[0])
+            return
+        try:
+            with self.driver.pipeline(), self.driver.transaction():
+                for statement, values_of_all in statements:
+                    self.run(statement, values_of_all)
+        except self.errors as error:
+            raise translated(error, self.engine) from error
+
+
+_KINDS = {"sqlite": SQLiteConnection, "postgresql": PostgreSQLConnection}
+_connections: WeakKeyDictionary[Engine, threading.local] = WeakKeyDictionary()
+os.register_at_fork(after_in_child=_connections.clear)  # a child has none of its parent's
+
+
+@event.listens_for(Engine, "engine_disposed")
+def _disposed(engine: Engine) -> None:
+    _connections.pop(engine, None)
+
+
+def _close(driver: Any, process: int) -> None:
+    if os.getpid() == process:  # a parent's connection is the parent's to close
+        driver.close()
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[OwnConnection]:
+    """The thread's connection, to read from, and then to write what the reading led to."""
+    connection = _own_connection(engine)
+    connection.begin()
+    try:
+        yield connection
+    finally:
+        connection.end()
+
+
+def _own_connection(engine: Engine) -> OwnConnection:
+    mine = _connections.setdefault(engine, threading.local())
+    connection: OwnConnection | None = getattr(mine, "connection", None)
+    if connection is None or not connection.is_alive():
+        try:
+            pooled = engine.raw_connection()
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise translated(error, engine) from error
+        driver = pooled.driver_connection
+        pooled.detach()
+        connection = mine.connection = _KINDS[engine.dialect.name](driver, engine)
+    return connection
