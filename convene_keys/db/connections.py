@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary, finalize
+from weakref import WeakKeyDictionary, WeakSet, finalize
 
 from sqlalchemy import Engine, event
 
@@ -24,7 +24,7 @@ class OwnConnection(RawConnection):
 
     def __init__(self, driver: Any, engine: Engine) -> None:
         super().__init__(driver, engine)
-        finalize(self, _close, driver, os.getpid())
+        self.close = finalize(self, _close, driver, os.getpid())
 
     def is_alive(self) -> bool:
         raise NotImplementedError
@@ -105,14 +105,25 @@ class PostgreSQLConnection(OwnConnection):
             raise translated(error, self.engine) from error
 
 
+class _Connections:
+    """Those of one engine."""
+
+    def __init__(self) -> None:
+        self.of_thread = threading.local()
+        self.all: WeakSet[OwnConnection] = WeakSet()
+
+
 _KINDS = {"sqlite": SQLiteConnection, "postgresql": PostgreSQLConnection}
-_connections: WeakKeyDictionary[Engine, threading.local] = WeakKeyDictionary()
+_connections: WeakKeyDictionary[Engine, "_Connections"] = WeakKeyDictionary()
 os.register_at_fork(after_in_child=_connections.clear)  # a child has none of its parent's
 
 
 @event.listens_for(Engine, "engine_disposed")
 def _disposed(engine: Engine) -> None:
-    _connections.pop(engine, None)
+    """Close them now, not once nobody knows them any more: then SQLite's file is whole by itself."""
+    if there := _connections.pop(engine, None):
+        for connection in list(there.all):
+            connection.close()
 
 
 def _close(driver: Any, process: int) -> None:
@@ -132,8 +143,8 @@ def reading(engine: Engine) -> Iterator[OwnConnection]:
 
 
 def _own_connection(engine: Engine) -> OwnConnection:
-    mine = _connections.setdefault(engine, threading.local())
-    connection: OwnConnection | None = getattr(mine, "connection", None)
+    there = _connections.get(engine) or _connections.setdefault(engine, _Connections())
+    connection: OwnConnection | None = getattr(there.of_thread, "connection", None)
     if connection is None or not connection.is_alive():
         try:
             pooled = engine.raw_connection()
@@ -141,5 +152,6 @@ def _own_connection(engine: Engine) -> OwnConnection:
             raise translated(error, engine) from error
         driver = pooled.driver_connection
         pooled.detach()
-        connection = mine.connection = _KINDS[engine.dialect.name](driver, engine)
+        connection = there.of_thread.connection = _KINDS[engine.dialect.name](driver, engine)
+        there.all.add(connection)
     return connection

@@ -87,11 +87,11 @@ def test_it_closes_with_its_thread(app: Flask) -> None:
 
 
 def test_it_closes_when_its_engine_is_disposed_of(app: Flask) -> None:
-    driver = own().driver
-    assert not is_closed(driver)
+    still_known = own()
+    assert not is_closed(still_known.driver)
     db.engine.dispose()
-    assert is_closed(driver)
-    assert own().driver is not driver
+    assert is_closed(still_known.driver)
+    assert own() is not still_known
 
 
 def test_a_child_has_its_own_and_leaves_its_parents_alone(app: Flask) -> None:
