@@ -1,6 +1,5 @@
 """What each method of the protocol does for a key."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -8,7 +7,7 @@ from pydantic_core import to_json
 
 from convene_keys.errors import Problem
 from convene_keys.mcp import catalogue, protocol
-from convene_keys.mcp.protocol import Message, Rejected
+from convene_keys.mcp.protocol import Message, Rejected, ToolAnswer
 from convene_keys.models import Scope
 from convene_keys.operations import runner
 from convene_keys.operations.runner import Caller
@@ -32,7 +31,7 @@ _NEXT = {
 Result = Mapping[str, object]
 
 
-def perform(caller: Caller, message: Message) -> Result:
+def perform(caller: Caller, message: Message) -> Result | ToolAnswer:
     """The result of a request. Raises `Rejected`, or a `Problem` of the request as a whole."""
     if message.method not in _METHODS:  # of the protocol, but not offered here
         admit(caller)
@@ -98,7 +97,7 @@ def _listing(member: str, things: Sequence[Result]) -> Callable[[Caller, Message
     return listing
 
 
-def _call_tool(caller: Caller, message: Message) -> Result:
+def _call_tool(caller: Caller, message: Message) -> Result | ToolAnswer:
     name, arguments = message.params["name"], message.params.get("arguments") or {}
     operation = BY_NAME.get(name)
     if operation is None:
@@ -111,11 +110,7 @@ def _call_tool(caller: Caller, message: Message) -> Result:
         if problem.status in _OF_THE_REQUEST:
             raise
         return {"resultType": "complete", "content": [_text(_said(problem))], "isError": True}
-    return {
-        "resultType": "complete",
-        "content": [_text(answer)],
-        "structuredContent": json.loads(answer),
-    }
+    return ToolAnswer(answer)
 
 
 def _read_resource(caller: Caller, message: Message) -> Result:
@@ -167,7 +162,7 @@ def _complete(keep: int) -> Json:
     return {"resultType": "complete", "ttlMs": keep, "cacheScope": "private"}
 
 
-_METHODS: dict[str, Callable[[Caller, Message], Result]] = {
+_METHODS: dict[str, Callable[[Caller, Message], Result | ToolAnswer]] = {
     "initialize": _initialize,
     "server/discover": _discover,
     "ping": _ping,

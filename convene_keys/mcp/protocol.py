@@ -7,9 +7,11 @@ Source: modelcontextprotocol.io, "Streamable HTTP" and "Per-request protocol fie
 
 import base64
 import binascii
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cache
+from typing import NamedTuple, Protocol
 
 import mcp_types
 from mcp_types import methods
@@ -61,6 +63,12 @@ class Message:
     version: str = ""
 
 
+class ToolAnswer(NamedTuple):
+    """What a tool that worked answers: a JSON object."""
+
+    json: str
+
+
 def read(body: object) -> Message:
     """The one request or notification in a body, its version not known yet. Raises `Rejected`."""
     if isinstance(body, dict) and body.get("jsonrpc") == "2.0":
@@ -102,10 +110,30 @@ def check(message: Message) -> None:
         raise Rejected(INVALID_PARAMS, f"{place}: {first['msg']}") from None
 
 
-def answer(message: Message, result: Mapping[str, object]) -> Json:
-    """A result in the form of the message's version."""
-    shaped = methods.serialize_server_result(message.method, message.version, result)
-    return {"jsonrpc": "2.0", "id": message.id, "result": shaped}
+def answer(message: Message, result: Mapping[str, object] | ToolAnswer) -> bytes:
+    """A result in the form of the message's version, as JSON."""
+    if isinstance(result, ToolAnswer):
+        before, between, after = _around_tool_answer(message.version)
+        shaped = f"{before}{encoded(result.json)}{between}{result.json}{after}"
+    else:
+        shaped = encoded(methods.serialize_server_result(message.method, message.version, result))
+    return f'{{"jsonrpc":"2.0","id":{encoded(message.id)},"result":{shaped}}}'.encode()
+
+
+@cache
+def _around_tool_answer(version: str) -> tuple[str, str, str]:
+    """What the result of a tool that worked has before its answer as text, between, and after."""
+    text, data = "the answer as text", {"the answer": "as data"}
+    content = [{"type": "text", "text": text}]
+    result = {"resultType": "complete", "content": content, "structuredContent": data}
+    shaped = encoded(methods.serialize_server_result("tools/call", version, result))
+    before, rest = shaped.split(encoded(text))
+    between, after = rest.split(encoded(data))
+    return before, between, after
+
+
+def encoded(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def error(id: Id | None, rejected: Rejected) -> Json:

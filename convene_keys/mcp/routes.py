@@ -3,8 +3,6 @@
 Beside it the desktop extension, for assistants that start a program instead.
 """
 
-import json
-
 from flask import Blueprint, Response, request
 
 from convene_keys.errors import Forbidden, Malformed, MethodNotAllowed, Problem
@@ -51,7 +49,7 @@ def exchange(request: KeyRequest) -> Answer:
         methods.admit(caller)
         return Answer(b"", 202, (NO_STORE,))
     try:
-        return _json(protocol.answer(message, methods.perform(caller, message)))
+        return Answer(protocol.answer(message, methods.perform(caller, message)))
     except Rejected as rejected:
         return _failed(message, rejected)
 
@@ -94,5 +92,4 @@ def _failed(message: Message | None, rejected: Rejected) -> Answer:
 
 
 def _json(body: Json, status: int = 200, *headers: tuple[str, str]) -> Answer:
-    written = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-    return Answer(written, status, (*headers, *JSON))
+    return Answer(protocol.encoded(body).encode(), status, (*headers, *JSON))

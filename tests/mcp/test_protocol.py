@@ -1,12 +1,14 @@
 """Messages on the wire: envelopes, revisions, and headers that repeat the body (contract §6)."""
 
+import json
 from typing import Any
 
 import mcp_types
 import pytest
 from mcp_types import methods
 
-from convene_keys.mcp.protocol import STATELESS, VERSIONS
+from convene_keys.mcp import protocol
+from convene_keys.mcp.protocol import STATELESS, VERSIONS, Message
 from convene_keys.models import Organization
 from convene_keys.operations.table import OPERATIONS
 from tests.mcp.conftest import CLIENT, META, Caller, events
@@ -190,3 +192,20 @@ def test_what_each_request_must_say_of_itself(caller: Caller, missing: str) -> N
     error = caller.raw(400, body, **GOOD)["error"]
     assert error["code"] == -32602
     assert missing in error["message"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_tools_answer_has_the_form_of_its_version(version: str) -> None:
+    """As the library would give it, which is asked only once."""
+    text = '{"the answer":"as data","notes":["the answer as text",null,"\\"quoted\\" Åsa"],"n":1}'
+    answer = protocol.answer(Message("a\"'", "tools/call", {}, version), protocol.ToolAnswer(text))
+    result = {
+        "resultType": "complete",
+        "content": [{"type": "text", "text": text}],
+        "structuredContent": json.loads(text),
+    }
+    assert json.loads(answer) == {
+        "jsonrpc": "2.0",
+        "id": "a\"'",
+        "result": methods.serialize_server_result("tools/call", version, result),
+    }
