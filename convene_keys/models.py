@@ -233,13 +233,17 @@ class SignInAttempt(Base):
     network: Mapped[str] = mapped_column(String(45))
 
 
+def _only(where: str) -> dict[str, Any]:
+    """For an index that has these rows alone."""
+    return {"sqlite_where": text(where), "postgresql_where": text(where)}
+
+
 ACTIVE_NAME = Index(
     "uq_api_key_active_name",
     "organization_id",
     "name_folded",
     unique=True,
-    sqlite_where=text("released_at IS NULL"),
-    postgresql_where=text("released_at IS NULL"),
+    **_only("released_at IS NULL"),
 )
 
 
@@ -404,8 +408,9 @@ class AuditEvent(Base):
         Index(None, "organization_id", "at", "id"),
         Index(None, "organization_id", "key_id", "at", "id"),
         Index(None, "organization_id", "action", "at", "id"),
-        Index(None, "organization_id", "member_id", "at", "id"),
-        Index(None, "organization_id", "outcome", "at", "id"),
+        # Without what a key did well, which is most of the log: its writing costs that much less.
+        Index(None, "organization_id", "member_id", "at", "id", **_only("member_id IS NOT NULL")),
+        Index(None, "organization_id", "outcome", "at", "id", **_only("outcome <> 'ok'")),
         {"sqlite_autoincrement": True},
     )
 

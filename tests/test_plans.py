@@ -34,6 +34,21 @@ READS: dict[str, Callable[[Session, int, int], Any]] = {
     "of an action": lambda s, of, last: audit_queries.page(
         s, of, Filter(action="key.created"), before=None, limit=50
     ),
+    "of a member": lambda s, of, last: audit_queries.page(
+        s, of, Filter(member=1), before=None, limit=50
+    ),
+    "of a member, older": lambda s, of, last: audit_queries.page(
+        s, of, Filter(member=1), before=last, limit=50
+    ),
+    "of an outcome": lambda s, of, last: audit_queries.page(
+        s, of, Filter(outcome="denied"), before=None, limit=50
+    ),
+    "of an outcome, older": lambda s, of, last: audit_queries.page(
+        s, of, Filter(outcome="denied"), before=last, limit=50
+    ),
+    "what went well": lambda s, of, last: audit_queries.page(
+        s, of, Filter(outcome="ok"), before=None, limit=50
+    ),
     "count": lambda s, of, last: audit_queries.count(s, of, Filter()),
     "count of a key": lambda s, of, last: audit_queries.count(s, of, Filter(key=1)),
     "days": lambda s, of, last: audit_queries.count_spans(s, of, Filter(), DAYS, 9),
@@ -89,6 +104,29 @@ def test_reads_along_an_index(
         plan = _plan(statement, parameters)
         for bad in ("Seq Scan on audit", "Seq Scan on api_key", "Sort", "SCAN a", "TEMP B-TREE"):
             assert bad not in plan.replace("SCAN anon_1", ""), f"{statement}\n{plan}"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (Filter(member=1), "member_id"),
+        (Filter(outcome="denied"), "outcome"),
+        (Filter(outcome="failed"), "outcome"),
+    ],
+)
+def test_an_index_of_some_rows_serves_who_seeks_those(
+    organization_id: int, asked: list[tuple[str, Any]], wanted: Filter, index: str
+) -> None:
+    session = db.session()
+    for read in (
+        lambda: audit_queries.page(session, organization_id, wanted, before=None, limit=50),
+        lambda: audit_queries.count(session, organization_id, wanted),
+    ):
+        asked.clear()
+        read()
+        session.rollback()
+        statement, parameters = next(each for each in asked if "FROM audit_event" in each[0])
+        assert f"organization_id_{index}_at_id" in _plan(statement, parameters)
 
 
 def _plan(statement: str, parameters: Any) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Select,
     bindparam,
     func,
+    literal_column,
     or_,
     select,
     text,
@@ -24,7 +25,7 @@ from sqlalchemy.types import TypeEngine
 from convene_keys.audit.actions import Action
 from convene_keys.db.types import BigId, UTCDateTime
 from convene_keys.errors import Malformed
-from convene_keys.models import AuditEvent
+from convene_keys.models import AuditEvent, Outcome
 
 COUNT_CAP = 1_000
 
@@ -53,6 +54,9 @@ def matching(organization_id: int, wanted: Filter) -> Select[AuditEvent]:
     ):
         if value is not None:
             query = query.where(narrowed == value)
+    if wanted.outcome and wanted.outcome != Outcome.OK:
+        # Not as a parameter: an index without these rows is only for who plainly seeks others.
+        query = query.where(AuditEvent.outcome != literal_column("'ok'"))
     if wanted.since is not None:
         query = query.where(AuditEvent.at >= wanted.since)
     if wanted.until is not None:
