@@ -7,6 +7,7 @@ PostgreSQL two round trips to the server.
 import os
 import select
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,34 +20,35 @@ from convene_keys.db.statements import CompiledStatement, RawConnection, Values,
 Batch = Mapping[CompiledStatement, Sequence[Values]]
 
 
-class OwnConnection(RawConnection):
+class OwnConnection(RawConnection, ABC):
     """A connection that belongs to one thread, which reads on it, then may write."""
 
     def __init__(self, driver: Any, engine: Engine) -> None:
         super().__init__(driver, engine)
         self.close = finalize(self, _close, driver, os.getpid())
 
-    def is_alive(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def is_ready(self) -> bool:
+        """Whether a reading can begin: it is there, and nothing that was begun is left open."""
 
+    @abstractmethod
     def begin(self) -> None:
         """Begin to read."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self) -> None:
         """End what was begun, and undo what was not committed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, batch: Batch) -> None:
         """One transaction: each statement with each of its parameters. Then it is on disk."""
-        raise NotImplementedError
 
 
 class SQLiteConnection(OwnConnection):
     """Each reading sees one moment of the database, and holds nobody up."""
 
-    def is_alive(self) -> bool:
-        return True
+    def is_ready(self) -> bool:
+        return not self.driver.in_transaction
 
     def begin(self) -> None:
         self._execute("BEGIN")
@@ -76,14 +78,18 @@ class PostgreSQLConnection(OwnConnection):
     """Each statement sees what is committed by then, which takes no transaction around them."""
 
     def __init__(self, driver: Any, engine: Engine) -> None:
+        from psycopg.pq import TransactionStatus  # only now: SQLite does without it
+
         super().__init__(driver, engine)
         self.driver.autocommit = True
+        self._idle = TransactionStatus.IDLE
         self._socket = select.poll()
         self._socket.register(self.driver.fileno(), select.POLLIN)
 
-    def is_alive(self) -> bool:
+    def is_ready(self) -> bool:
         """Without asking: a server speaks up by itself only to say goodbye, or hangs up."""
-        return not (self.driver.closed or self._socket.poll(0))
+        idle = self.driver.pgconn.transaction_status == self._idle  # nor is one that is closed
+        return idle and not self._socket.poll(0)
 
     def begin(self) -> None:
         """Nothing to do: there is no transaction."""
@@ -114,7 +120,7 @@ class _Connections:
 
 
 _KINDS = {"sqlite": SQLiteConnection, "postgresql": PostgreSQLConnection}
-_connections: WeakKeyDictionary[Engine, "_Connections"] = WeakKeyDictionary()
+_connections: WeakKeyDictionary[Engine, _Connections] = WeakKeyDictionary()
 os.register_at_fork(after_in_child=_connections.clear)  # a child has none of its parent's
 
 
@@ -145,7 +151,7 @@ def reading(engine: Engine) -> Iterator[OwnConnection]:
 def _own_connection(engine: Engine) -> OwnConnection:
     there = _connections.get(engine) or _connections.setdefault(engine, _Connections())
     connection: OwnConnection | None = getattr(there.of_thread, "connection", None)
-    if connection is None or not connection.is_alive():
+    if connection is None or not connection.is_ready():
         try:
             pooled = engine.raw_connection()
         except engine.dialect.loaded_dbapi.Error as error:

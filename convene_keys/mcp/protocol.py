@@ -133,6 +133,7 @@ def _around_tool_answer(version: str) -> tuple[str, str, str]:
 
 
 def encoded(value: object) -> str:
+    """A message or a part of one, as it goes over the wire."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 

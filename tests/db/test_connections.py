@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from psycopg.pq import TransactionStatus
 from sqlalchemy import literal, select
 
 from convene_keys.db.connections import OwnConnection, reading
@@ -78,6 +79,12 @@ def test_a_reading_sees_one_moment_of_sqlite(app: Flask) -> None:
         assert set(connection.all(SLUGS)) == {(slug,), ("new",)}
 
 
+def test_one_that_was_left_in_a_transaction_is_replaced(app: Flask) -> None:
+    mine = own()
+    mine.driver.execute("BEGIN")
+    assert own() is not mine
+
+
 def test_it_closes_with_its_thread(app: Flask) -> None:
     def use(engine: Any) -> Any:
         with reading(engine) as connection:
@@ -135,3 +142,4 @@ def test_a_keys_read_takes_three_round_trips(
         trace.seek(0)
         sent = [line.split("\t")[3].strip() for line in trace if "\tF\t" in line]
     assert sum(message in ("Sync", "Query") for message in sent) == 3
+    assert libpq.transaction_status == TransactionStatus.IDLE  # or nothing would be committed
