@@ -177,6 +177,23 @@ def test_clients_that_do_not_read_hold_nobody_up(
 
 
 @ONE
+def test_client_that_keeps_its_side_open_holds_nobody_up(
+    app: Flask, database_url: str, tmp_path: Path
+) -> None:
+    organization = factories.organization()
+    _, secret = factories.api_key(organization, creator=factories.member(organization))
+    db.session.remove()
+    # The only worker, so that no other one can take what it leaves waiting.
+    with Server(database_url, tmp_path / "server.log", workers=1) as server:
+        slowest(server.port, secret)
+        with Client(server.port) as client:
+            client.get("/healthz", Connection="close")
+            assert client.answer().read() == b"ok"
+            assert client.socket.recv(1) == b"", "the server has closed its side"
+            assert slowest(server.port, secret) < AT_ONCE
+
+
+@ONE
 def test_client_that_stops_to_send_or_read_is_cut_off_with_a_line_in_the_log(
     market: Market, database_url: str, tmp_path: Path
 ) -> None:
