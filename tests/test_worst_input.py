@@ -37,13 +37,7 @@ from tests.conftest import Browser, new_browser
 from tests.databases import PEPPER, SECRET_KEY, environ, hasten
 
 BAR, ROUGH_BAR = 0.005, 0.05  # seconds
-SETTING_A_PASSWORD = 0.02  # on top, for judging how strong it is; bcrypt comes on top of that
 COUNTING = 0.06  # seconds that counting to a million takes where those bars are meant
-NEW_PASSWORDS = {
-    "auth.set_up password",
-    "auth.accept password",
-    "settings.change_password new_password",
-}
 LINE_MAX = 3_900  # bytes of a query that gunicorn takes: 4,094 with all that is around it
 PASSWORDS = {"password", "current_password"}
 FORM = "application/x-www-form-urlencoded"
@@ -298,7 +292,6 @@ def _too_slow(site: Site, view: View) -> Iterator[str]:
     """The fields of a view that some bait makes slow."""
     fields = view.fields(site)
     for name in fields:
-        more = SETTING_A_PASSWORD if f"{view.endpoint} {name}" in NEW_PASSWORDS else 0
 
         def send(value: str, name: str = name) -> Act:
             values = {other: view.plain(other) for other in fields} | {name: value}
@@ -307,7 +300,7 @@ def _too_slow(site: Site, view: View) -> Iterator[str]:
         cases = {
             f"{view.endpoint} {name} {bait[:9]!r} {len(bait)}": send(bait) for bait in _baits(site)
         }
-        yield from _slow(site, map(send, _harmless(site)), cases, site.bar + more)
+        yield from _slow(site, map(send, _harmless(site)), cases, site.bar)
 
 
 @pytest.fixture(params=[ROUGH_BAR, pytest.param(BAR, marks=pytest.mark.soak)])
