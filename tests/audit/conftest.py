@@ -12,6 +12,7 @@ from convene_keys.audit.log import Actor, Origin, Target, record
 from convene_keys.db.session import transaction
 from convene_keys.models import AuditEvent, Organization, Outcome
 from tests import factories
+from tests.audit.sealed import Log
 from tests.conftest import Clock
 
 ORIGIN = Origin("192.0.2.7", "curl/8", "r1")
@@ -20,6 +21,11 @@ ORIGIN = Origin("192.0.2.7", "curl/8", "r1")
 @pytest.fixture
 def organization(app: Flask) -> Organization:
     return factories.organization()
+
+
+@pytest.fixture
+def log(app: Flask) -> Log:
+    return Log(1)
 
 
 def recorded(actor: Actor, action: Action = Action.BOOKING_LISTED, **more: Any) -> AuditEvent:
