@@ -13,11 +13,11 @@ from sqlalchemy import literal, select
 from convene_keys.db.connections import OwnConnection, reading
 from convene_keys.db.session import db, transaction
 from convene_keys.db.statements import CompiledStatement
-from convene_keys.models import Base, Organization
+from convene_keys.models import Organization
 from tests import factories
+from tests.db.conftest import SLUGS
 
 ONE = CompiledStatement(select(literal(1).label("one")))
-SLUGS = CompiledStatement(select(Base.metadata.tables["organization"].c.slug))
 
 
 def own() -> OwnConnection:

@@ -82,14 +82,6 @@ def test_a_constant_in_a_statement_needs_no_value(app: Flask) -> None:
             connection.first(SLUGS)
 
 
-def test_the_sessions_own_changes_are_seen(app: Flask) -> None:
-    with transaction() as session:
-        session.add(Organization(name="New", slug="new"))
-        assert raw_connection(session).first(SLUGS, wanted="new").slug == "new"
-        with reading(db.engine) as connection:
-            assert connection.first(SLUGS, wanted="new") is None
-
-
 def test_errors_are_those_of_sqlalchemy(app: Flask) -> None:
     slug = factories.organization().slug
     columns = COLUMNS
