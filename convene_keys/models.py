@@ -411,6 +411,11 @@ class AuditEvent(Base):
         # Without what a key did well, which is most of the log: its writing costs that much less.
         Index(None, "organization_id", "member_id", "at", "id", **_only("member_id IS NOT NULL")),
         Index(None, "organization_id", "outcome", "at", "id", **_only("outcome <> 'ok'")),
+        Index(
+            "ix_audit_event_organization_id_target_at_id",
+            *("organization_id", "target_type", "target_id", "at", "id"),
+            **_only("target_id IS NOT NULL"),
+        ),
         {"sqlite_autoincrement": True},
     )
 

@@ -70,7 +70,7 @@ def answers(app: Flask) -> dict[str, Any]:
             headers = AGENT | ({"Authorization": f"Bearer {token}"} if token else {})
             text = client.open(**call, headers=headers).text
             return json.loads(
-                re.sub(r'(request_id": ?")[0-9a-f]{16}', r"\g<1>59f04e7c2bd81a36", text)
+                re.sub(r'(request_id": ?")[0-9a-v]{16}', r"\g<1>59f04e7c2bd81a36", text)
             )
 
         found = {

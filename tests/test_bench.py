@@ -42,10 +42,11 @@ def test_filled_database_is_one_the_product_reads_and_guards(app: Flask, databas
 
     session = db.session()
     assert key_queries.list_keys(session, 1, status="all").total == 100
-    assert audit_queries.count(session, 1, Filter()) == (400, False)
-    events, older = audit_queries.page(session, 1, Filter(key=1), before=None, limit=60)
+    assert audit_queries.count(session, 1, Filter()) == audit_queries.Count(400)
+    page = audit_queries.page(session, 1, Filter(key=1), before=None, limit=60)
+    events = page.events
     assert len(events) == 60
-    assert older is not None
+    assert page.before == events[-1].id
     assert {export.as_dict(event)["key_name"] for event in events} == {"Stall 1"}
     assert events[0].detail == {"count": 10}
     assert [event.at for event in events] == sorted((e.at for e in events), reverse=True)

@@ -13,7 +13,7 @@ from convene_keys import clock
 from convene_keys.audit import export, seals, verification
 from convene_keys.audit import queries as audit_queries
 from convene_keys.audit.actions import Action
-from convene_keys.audit.log import Actor, record
+from convene_keys.audit.log import Actor, new_request_id, record
 from convene_keys.audit.queries import Filter
 from convene_keys.checkup import findings
 from convene_keys.db.session import db, transaction
@@ -127,6 +127,41 @@ def test_an_index_of_some_rows_serves_who_seeks_those(
         session.rollback()
         statement, parameters = next(each for each in asked if "FROM audit_event" in each[0])
         assert f"organization_id_{index}_at_id" in _plan(statement, parameters)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Filter(key=1, action="key.created"),
+        Filter(key=1, outcome="ok"),
+        Filter(member=1, outcome="denied", since=NOW - timedelta(days=1)),
+        Filter(q="booking 1"),
+        Filter(q="Claude"),
+        Filter(q="approved", key=1),
+        Filter(q="/wiki"),
+        Filter(q="192.0.2.1"),
+        Filter(q=new_request_id()),
+    ],
+    ids=lambda wanted: "+".join(name for name, value in vars(wanted).items() if value),
+)
+def test_several_parts_and_what_is_typed_are_found_by_indices(
+    organization_id: int, asked: list[tuple[str, Any]], wanted: Filter
+) -> None:
+    """What is then sorted is no more than a stretch of the log."""
+    session = db.session()
+    for read in (
+        lambda: audit_queries.page(session, organization_id, wanted, before=None, limit=50),
+        lambda: audit_queries.count(session, organization_id, wanted),
+    ):
+        asked.clear()
+        read()
+        session.rollback()
+        statements = [each for each in asked if "FROM audit_event" in each[0]]
+        assert statements
+        for statement, parameters in statements:
+            plan = _plan(statement, parameters)
+            for bad in ("Seq Scan on audit", "SCAN audit_event"):
+                assert bad not in plan, f"{statement}\n{plan}"
 
 
 def _plan(statement: str, parameters: Any) -> str:

@@ -26,7 +26,7 @@ def export(session: Session, organization_id: int, wanted: Filter) -> Iterator[A
     Each batch is a read of its own, so that a long download holds no snapshot open.
     """
     query = (
-        matching(organization_id, wanted)
+        matching(session, organization_id, wanted)
         .where(AuditEvent.at <= clock.now())
         .order_by(AuditEvent.at, AuditEvent.id)
         .limit(_EXPORT_BATCH)

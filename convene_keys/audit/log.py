@@ -2,9 +2,11 @@
 
 import ipaddress
 import json
+import os
+from base64 import b32hexdecode, b32hexencode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Protocol
 
@@ -45,6 +47,28 @@ def network(ip: str) -> str:
             return str(address.ipv4_mapped)
         return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
     return str(address)
+
+
+# Ids of requests begin with their time, so that the log finds one without an index of them.
+_FIRST = datetime(2026, 1, 1, tzinfo=UTC)  # what seems older is none of these
+_EPOCH, _MS = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
+
+
+def new_request_id() -> str:
+    """Sixteen letters and digits: milliseconds since 1970 as six bytes and four random ones."""
+    milliseconds = (clock.now() - _EPOCH) // _MS
+    return b32hexencode(milliseconds.to_bytes(6) + os.urandom(4)).decode().lower()
+
+
+def moment_of(request_id: str) -> datetime | None:
+    """When that request began; None for what is no such id, or an id as they were before."""
+    try:
+        made = b32hexdecode(request_id.upper())
+        began = _EPOCH + int.from_bytes(made[:6]) * _MS
+    except (ValueError, OverflowError):
+        return None
+    is_one = len(made) == 10 and _FIRST <= began <= clock.now() + timedelta(days=1)
+    return began if is_one else None
 
 
 class KeyLike(Protocol):

@@ -2,7 +2,6 @@
 
 import ipaddress
 import logging
-import secrets
 from collections.abc import Callable
 from enum import StrEnum
 from functools import lru_cache
@@ -18,7 +17,7 @@ from werkzeug.routing import RequestRedirect
 from werkzeug.wrappers import Request
 
 from convene_keys import models
-from convene_keys.audit.log import Actor, Origin
+from convene_keys.audit.log import Actor, Origin, new_request_id
 from convene_keys.config import Settings
 from convene_keys.errors import Forbidden, Malformed, NotFound
 from convene_keys.keys import tokens
@@ -87,7 +86,7 @@ def origin() -> Origin:
 def origin_of(environ: WSGIEnvironment) -> Origin:
     """From where a request came, with an id of its own that the answer carries as well."""
     agent = printable(environ.get("HTTP_USER_AGENT", ""))[:256] or None
-    return Origin(_address(environ.get("REMOTE_ADDR") or ""), agent, secrets.token_hex(8))
+    return Origin(_address(environ.get("REMOTE_ADDR") or ""), agent, new_request_id())
 
 
 @lru_cache(1_024)

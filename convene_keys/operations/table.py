@@ -216,10 +216,11 @@ def _list_events(call: Call, wanted: schemas.ListEvents) -> Json:
     chosen = audit_queries.Filter(key=call.key.id, action=wanted.action or "", since=wanted.since)
     before = market_queries.cursor_number(wanted.before)
     with Session(call.connection.engine) as session:  # events are read as models
-        events, cursor = audit_queries.page(
+        found = audit_queries.page(
             session, call.organization.id, chosen, before=before, limit=wanted.limit
         )
-        return _page(call, schemas.EventOut, events, str(cursor) if cursor else None)
+        cursor = str(found.before) if found.before else None
+        return _page(call, schemas.EventOut, found.events, cursor)
 
 
 @contextmanager

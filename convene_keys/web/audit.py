@@ -36,6 +36,7 @@ from convene_keys.web.respond import is_htmx, page
 blueprint = Blueprint("audit", __name__, url_prefix="/admin")
 
 PAGE_SIZE = 30
+LOOKS_ON = "X-Looks-On"  # where the page asks for what is older by itself
 BOM = "\ufeff"  # without it, spreadsheets take UTF-8 for something older
 # A client that takes an export more slowly than this, in seconds and bytes a second, is cut off.
 PATIENCE, SLOWEST = 30, 16 * 1024
@@ -79,22 +80,25 @@ def index() -> Response:
     filters, wanted = _asked()
     organization_id, session = current_user.organization.id, db.session()
     before = cursor_number(request.args.get("before") or None)
-    events, next_before = audit_queries.page(
-        session, organization_id, wanted, before=before, limit=PAGE_SIZE
-    )
-    context: dict[str, Any] = {"events": events, "next_before": next_before, "filters": filters}
+    shown = audit_queries.page(session, organization_id, wanted, before=before, limit=PAGE_SIZE)
+    context: dict[str, Any] = {
+        "events": shown.events,
+        "next_before": shown.before,
+        "looked_to": shown.looked_to,
+        "by_itself": LOOKS_ON in request.headers,
+        "filters": filters,
+    }
     if before is not None and is_htmx():
         last = audit_queries.get(session, organization_id, before)
         return page("audit/_events.html", continued_day=day(last.at), **context)
-    count, capped = len(events), False
-    if before is not None or next_before is not None:  # otherwise this page is all there is
-        count, capped = audit_queries.count(session, organization_id, wanted)
+    count = audit_queries.Count(len(shown.events))
+    if before is not None or shown.before is not None:  # otherwise this page is all there is
+        count = audit_queries.count(session, organization_id, wanted)
     choices, more_keys = key_queries.choices(session, organization_id, wanted.key)
     return page(
         "audit/list.html",
         "audit/_log.html",
         count=count,
-        count_capped=capped,
         chart=_chart(wanted),
         keys=choices,
         more_keys=more_keys,

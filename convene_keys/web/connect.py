@@ -70,7 +70,7 @@ def handover(key: ApiKey) -> Handover | None:
         return None
     session, organization_id = db.session(), key.organization_id
     first = audit_queries.first(session, organization_id, audit_queries.Filter(key=new.id))
-    last, _ = audit_queries.page(
+    last = audit_queries.page(
         session, organization_id, audit_queries.Filter(key=old.id), before=None, limit=1
-    )
+    ).events
     return Handover(old, new, first, last[0] if last else None)

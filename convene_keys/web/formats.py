@@ -9,13 +9,14 @@ from markupsafe import Markup, escape
 
 from convene_keys import clock
 from convene_keys.audit.actions import Action
+from convene_keys.audit.search import NUMBERED
 from convene_keys.models import ActorKind, AuditEvent, Outcome
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 
 def init_app(app: Flask) -> None:
-    for write in (day, ago, exact, clock_time, is_today, html_time, sentence, money):
+    for write in (day, ago, exact, clock_time, is_today, html_time, sentence, thing, money):
         app.add_template_filter(write)
     app.jinja_env.globals["zone_name"] = zone_name
 
@@ -88,6 +89,11 @@ def sentence(event: AuditEvent) -> Markup:
     return Markup(  # noqa: S704  every part is escaped
         f"<b><bdi>{escape(actor or 'Convene Keys')}</bdi></b> {escape(before)}{target}{escape(after)}"
     )
+
+
+def thing(event: AuditEvent) -> str | None:
+    """`booking 123`: what to search the log for, to see all that happened to what this was about."""
+    return event.target_name if event.target_type in NUMBERED else None
 
 
 def money(minor: int, currency: str) -> str:

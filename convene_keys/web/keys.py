@@ -321,9 +321,7 @@ def _facts(
     wanted, today = audit_queries.Filter(key=key.id), clock.today(organization.timezone)
     days = charts.last_days(today)
     moments = charts.moments(days, organization.timezone)
-    events, _ = audit_queries.page(
-        session, organization.id, wanted, before=None, limit=EVENTS_SHOWN
-    )
+    newest = audit_queries.page(session, organization.id, wanted, before=None, limit=EVENTS_SHOWN)
     counts = audit_queries.count_spans(session, organization.id, wanted, moments, charts.CAP)
     return {
         "key": key,
@@ -331,7 +329,7 @@ def _facts(
         "edit": edit or EditForm(formdata=None, obj=key, expires_on=key.last_day),
         "between": (today, today + timedelta(days=lifecycle.EXPIRY_MAX_DAYS)),
         "handover": connect.handover(key),
-        "events": events,
+        "events": newest.events,
         "chart": charts.bars(days, counts, charts.CAP) if any(counts) else [],
         **connect.addresses(),
     }

@@ -33,7 +33,7 @@ class Caller:
         headers = {**self._headers, **more.pop("headers", {})}
         answer = self._client.open(ROOT + path, method=method, headers=headers, **more)
         assert answer.status_code == status, answer.text
-        assert re.fullmatch(r"[0-9a-f]{16}", answer.headers["X-Request-Id"])
+        assert re.fullmatch(r"[0-9a-v]{16}", answer.headers["X-Request-Id"])
         assert answer.headers["Cache-Control"] == "no-store"
         assert "Set-Cookie" not in answer.headers
         if status < 400:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from convene_keys import clock
 from convene_keys.audit import queries as audit_queries
 from convene_keys.audit.log import Actor
-from convene_keys.audit.queries import Filter
+from convene_keys.audit.queries import Count, Filter
 from convene_keys.db.session import db
 from convene_keys.errors import Malformed
 from convene_keys.models import AuditEvent, Organization
@@ -19,10 +19,10 @@ from tests.conftest import Clock
 
 
 def _ids(organization: Organization, **wanted: Any) -> list[int]:
-    found, _ = audit_queries.page(
+    found = audit_queries.page(
         db.session(), organization.id, Filter(**wanted), before=None, limit=1_000
     )
-    return [event.id for event in found]
+    return [event.id for event in found.events]
 
 
 def test_filter_parts_narrow(organization: Organization, varied: dict[str, int]) -> None:
@@ -43,37 +43,13 @@ def test_filter_parts_narrow(organization: Organization, varied: dict[str, int])
         assert _ids(organization, **wanted) == [varied[name] for name in expected], wanted
 
 
-def test_search_looks_at_names_action_address_and_request(
-    organization: Organization, varied: dict[str, int]
-) -> None:
-    for q, expected in (
-        ("claude", ["denied", "key"]),
-        ("100%", ["denied", "key"]),
-        ("%", ["denied", "key"]),
-        ("noor_", ["member"]),
-        ("_", ["member"]),
-        ("BOOKING 7", ["key"]),
-        ("expired", ["system"]),
-        ("192.0.2.7", ["key"]),
-        ("192.0.2", []),
-        ("2001:db8::1", ["denied"]),
-        ("req9", ["member"]),
-        ("nothing like it", []),
-        ("null\0byte", []),
-    ):
-        assert _ids(organization, q=q) == [varied[name] for name in expected], q
-
-
 def test_count_tells_how_many_and_stops_at_the_cap(
     organization: Organization, varied: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for cap, expected in ((4, (4, False)), (3, (3, True)), (1, (1, True))):
+    for cap, expected in ((4, Count(4)), (3, Count(3, capped=True)), (1, Count(1, capped=True))):
         monkeypatch.setattr(audit_queries, "COUNT_CAP", cap)
         assert audit_queries.count(db.session(), organization.id, Filter()) == expected
-    assert audit_queries.count(db.session(), organization.id, Filter(outcome="failed")) == (
-        0,
-        False,
-    )
+    assert audit_queries.count(db.session(), organization.id, Filter(outcome="failed")) == Count(0)
 
 
 def test_spans_are_counted_up_to_the_cap(
@@ -121,9 +97,8 @@ def test_pages_are_complete_and_do_not_overlap(
     found: list[AuditEvent] = []
     before: int | None = None
     while True:
-        events, before = audit_queries.page(
-            db.session(), organization.id, wanted, before=before, limit=limit
-        )
+        page = audit_queries.page(db.session(), organization.id, wanted, before=before, limit=limit)
+        events, before = page.events, page.before
         assert 0 < len(events) <= limit
         found += events
         assert len(found) <= 23, "a page came twice"

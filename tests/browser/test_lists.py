@@ -1,8 +1,11 @@
 """A list in a browser: while it loads, its bars and menus by keyboard, and on paper."""
 
 import re
+import sqlite3
+from contextlib import closing
 
 from playwright.sync_api import Browser, Page, Route, expect
+from sqlalchemy import make_url
 
 from tests.browser.conftest import SeededSite, set_up
 
@@ -30,6 +33,31 @@ def test_a_list_says_that_it_loads_and_its_bars_narrow_it(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile(r"member=\d+&since=([-\d]+)&until=\1$"))
     expect(today).to_have_attribute("aria-current", "true")
+
+
+MANY = """
+    WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 60000)
+    INSERT INTO audit_event (at, organization_id, actor, action, outcome, detail, mac)
+    SELECT strftime('%Y-%m-%d %H:%M:%f000', 'now', -i || ' seconds'), 1, 'system', 'booking.listed',
+        iif(i < 60000, 'denied', 'ok'), '{}', zeroblob(32)
+    FROM n"""
+
+
+def test_a_search_looks_further_back_by_itself_while_somebody_types(
+    page: Page, server_database: str
+) -> None:
+    set_up(page)
+    with closing(sqlite3.connect(make_url(server_database).database or "")) as database, database:
+        database.execute(MANY)
+    page.goto("/admin/audit_log")
+    page.get_by_label("Outcome").select_option("ok")
+    search = page.get_by_label("Search")
+    search.press_sequentially("listed")
+    event = page.locator("tr.event")
+    expect(event).to_have_count(1, timeout=30_000)
+    expect(page.locator("#more")).to_have_count(0)
+    expect(search).to_be_focused()
+    expect(search).to_have_value("listed")
 
 
 def test_the_log_on_paper_is_the_log_alone(page: Page) -> None:

@@ -333,7 +333,7 @@ def exports() -> str:
                 "?key=1",
                 "?member=1&outcome=ok",
                 "?since=2026-11-18&until=2026-11-20",
-                "?q=na%C3%AFve",
+                "?q=booking+4",
                 "?action=key.created",
             ):
                 address = f"/admin/audit_log.{ending}{query}"

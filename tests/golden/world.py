@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import json
 import os
+import secrets
 import sqlite3
 import tempfile
 import zlib
@@ -332,6 +333,10 @@ def world(*, furnished: bool = True, **settings: Any) -> Iterator[World]:
         stack.enter_context(patch.object(clock, "now", made.now))
         stack.enter_context(patch("random.SystemRandom.getrandbits", made.bits))  # what `secrets`
         stack.enter_context(patch("random.SystemRandom.randbytes", made.random))  # is made of
+        # They may change, and what they are inside of must not.
+        stack.enter_context(
+            patch("convene_keys.http.access.new_request_id", lambda: secrets.token_hex(8))
+        )
         stack.enter_context(patch("os.urandom", made.random))
         yield made
 

@@ -175,6 +175,51 @@ def test_counting_stops_where_it_gets_slow(client, maya, monkeypatch):
     assert "More than 2 events" in client.get("/admin/audit_log").text
 
 
+def test_a_search_that_takes_long_says_how_far_it_has_looked_and_goes_on(
+    client, maya, fake_clock, monkeypatch
+):
+    key, _ = factories.api_key(maya.organization)
+    sought = happened(by_key(key), Action.BOOKING_APPROVED)
+    for _ in range(3):
+        fake_clock.advance(minutes=1)
+        happened(by_key(key))
+        happened(Actor.system(maya.organization_id), Action.BOOKING_APPROVED)
+    monkeypatch.setattr(audit_queries, "STRETCH_FIRST", 2)
+    monkeypatch.setattr(audit_queries, "LOOK_MAX", 0)
+
+    html = client.get(f"/admin/audit_log?key={key.id}&action=booking.approved").text
+    assert shown(html) == []
+    assert "Nothing matches" not in html
+    assert re.search(r'role="status"[^>]*>\s*None so far', html)
+    assert re.search(r"Looked back to <time[^>]*>[^<]*13:0[123]</time>", html)
+    found = {}
+    while 'id="more"' in html:
+        more = re.search(r'<a[^>]*hx-get="([^"]+)"[^>]*>Look further back', html)
+        assert 'hx-trigger="click, load' in more[0]
+        address = unescape(more[1])
+        html = client.get(address, headers=HTMX | {"X-Looks-On": "1"}).text
+        assert "autofocus" not in html, "whoever types meanwhile goes on typing"
+        found |= {event: address for event in shown(html)}
+    assert list(found) == [sought]
+    assert "autofocus" in client.get(found[sought], headers=HTMX).text
+
+
+def test_a_thing_leads_to_all_that_happened_to_it(client, maya):
+    factories.market_data(maya.organization)
+    on = Target("booking", 1, "booking 1")
+    first = happened(Actor.of_member(maya, Origin()), Action.BOOKING_APPROVED, target=on)
+    happened(Actor.of_member(maya, Origin()), target=Target("booking", 11, "booking 11"))
+    for page, words in (
+        ("/admin/bookings", "Booking 1: everything that happened to it"),
+        ("/admin/audit_log", "everything that happened to it"),
+    ):
+        html = client.get(page).text
+        links = re.findall(r'<a href="(/admin/audit_log\?q=booking\+1)"([^>]*)>([^<]+)', html)
+        assert [words in attributes + text for _, attributes, text in links] == [True], page
+        assert shown(client.get(links[0][0]).text) == [first]
+    assert "q=application+1" in client.get("/admin/applications").text
+
+
 def test_an_empty_log_and_an_empty_filter_say_different_things(client, maya):
     assert "Nothing recorded yet" in client.get("/admin/audit_log").text
     assert "Nothing matches" in client.get("/admin/audit_log?outcome=denied").text

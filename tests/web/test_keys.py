@@ -355,7 +355,7 @@ def test_another_organizations_key_is_exactly_a_missing_one(client, maya, ending
     def answer(key_id: int) -> tuple[int, str]:
         address = f"/admin/api_keys/{key_id}{ending}"
         got = client.post(address) if ending else client.get(address)
-        changing = r'[0-9a-f]{16}|csrf.token" (content|value)="[^"]*"'  # which tells the second
+        changing = r'[0-9a-v]{16}|csrf.token" (content|value)="[^"]*"'  # which tells the second
         return got.status_code, re.sub(changing, "", got.text)
 
     assert answer(foreign.id) == answer(999_999)
