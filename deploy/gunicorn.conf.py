@@ -2,6 +2,7 @@
 
 import gc
 import os
+import select
 import socket
 import struct
 import sys
@@ -25,24 +26,54 @@ if os.path.isdir("/dev/shm"):  # noqa: S108  a heartbeat on a slow disk can look
     worker_tmp_dir = "/dev/shm"  # noqa: S108
 
 
+SOON = 1  # milliseconds in which a client asks again that has nothing else to do
+
+
+def asks_again(client: socket.socket) -> bool:
+    poller = select.poll()
+    poller.register(client, select.POLLIN)
+    return bool(poller.poll(SOON))
+
+
 class Worker(gthread.ThreadWorker):
     """gunicorn's own worker with threads, which clients that neither read nor send don't hold up.
 
     What comes byte by byte still takes a thread each: to keep that off is up to a proxy in front.
     """
 
+    at_work = 0  # connections that a thread has, or is to have; the main thread alone counts
+
     def init_process(self) -> None:
         for listener in self.sockets:  # the connections that it accepts take after it
+            # Nobody is here before they say something: then it is known who has time for them.
+            with suppress(OSError, AttributeError):  # not for a socket file, nor on macOS
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
             # As much as any Linux allows. All but the longest lists fit, so that no thread waits.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 212_992)
             patience = struct.pack("ll", self.cfg.graceful_timeout, 0)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         super().init_process()
 
+    def accept(self, listener: Any) -> None:
+        """Leave a client to another worker, or for later, while all threads are at work."""
+        if self.at_work < self.cfg.threads:
+            super().accept(listener)
+        else:
+            self.worker_connections = 0
+
+    def enqueue_req(self, conn: Any) -> None:
+        self.at_work += 1
+        super().enqueue_req(conn)
+
     def handle(self, conn: Any) -> Any:
         if not (conn.initialized or conn.wait_for_data(0)):
             return gthread._DEFER  # no thread waits for the first byte
-        return super().handle(conn)
+        while True:
+            goes_on = super().handle(conn)
+            # To stay with a client that asks again at once is cheaper than to hand it on.
+            nobody_waits = self.worker_connections and self.at_work <= self.cfg.threads
+            if not (goes_on is True and self.alive and nobody_waits and asks_again(conn.sock)):
+                return goes_on
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         conn.sock.settimeout(self.cfg.graceful_timeout)  # for each piece as a whole, both ways
@@ -50,6 +81,8 @@ class Worker(gthread.ThreadWorker):
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         """Close at once: gunicorn would wait 2 s for the client to close, and accept nobody then."""
+        self.at_work -= 1
+        self.worker_connections = self.cfg.worker_connections
         if fs.cancelled() or fs.exception() or fs.result() is not False:
             super().finish_request(conn, fs)
             return

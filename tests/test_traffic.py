@@ -3,12 +3,15 @@
 import http.client
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
 from typing import Self
 
 import pytest
@@ -174,6 +177,69 @@ def test_clients_that_do_not_read_hold_nobody_up(
                 assert slowest(server.port, market.secret) < AT_ONCE, headers
         with clients(server.port):  # and send nothing
             assert slowest(server.port, market.secret) < AT_ONCE
+
+
+@ONE
+def test_clients_that_come_at_once_are_shared_out(
+    app: Flask, database_url: str, tmp_path: Path
+) -> None:
+    db.session.remove()
+    with Server(database_url, tmp_path / "server.log") as server, clients(server.port, 8) as some:
+        for client in some:
+            client.send("GET /healthz HTTP/1.1\r\nHost: x\r\n")  # a thread waits for the rest
+        ports = {client.socket.getsockname()[1] for client in some}
+        wait_for(lambda: ports <= server.connections().keys())
+        assert sorted(Counter(map(server.worker_of, ports)).values()) == [4, 4]
+        with Client(server.port) as another:
+            another.get("/healthz")
+            for client in some:
+                client.send("\r\n")
+            assert {client.answer().status for client in [*some, another]} == {200}
+
+
+# Over one connection, as soon as it is answered; a dot once it goes on quickly.
+ASK_AGAIN = """
+import socket, sys
+client = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+number = 0
+while True:
+    client.sendall(b"GET /healthz HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+    answer = b""
+    while not answer.endswith(b"ok"):
+        more = client.recv(65536)
+        if not more:
+            sys.exit("cut off")
+        answer += more
+    number += 1
+    if number == 100:
+        sys.stdout.write(".")
+        sys.stdout.flush()
+"""
+
+
+@ONE
+def test_busy_clients_keep_no_thread_from_another(
+    app: Flask, database_url: str, tmp_path: Path
+) -> None:
+    organization = factories.organization()
+    _, secret = factories.api_key(organization, creator=factories.member(organization))
+    db.session.remove()
+    with Server(database_url, tmp_path / "server.log", workers=1) as server:
+        slowest(server.port, secret)
+        asking = [
+            subprocess.Popen([sys.executable, "-c", ASK_AGAIN, str(server.port)], stdout=PIPE)
+            for _ in range(4)
+        ]
+        try:
+            for each in asking:
+                assert each.stdout is not None
+                assert each.stdout.read(1) == b"."
+            assert slowest(server.port, secret) < AT_ONCE
+            assert [each.poll() for each in asking] == [None] * 4
+        finally:
+            for each in asking:
+                each.kill()
+                each.communicate()
 
 
 @ONE
