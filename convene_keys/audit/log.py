@@ -16,9 +16,8 @@ from sqlalchemy.orm import Session
 from convene_keys import clock
 from convene_keys.audit import seals
 from convene_keys.audit.actions import Action
-from convene_keys.db.commits import Statement
 from convene_keys.db.session import Base
-from convene_keys.db.statements import CompiledStatement
+from convene_keys.db.statements import CompiledStatement, Statement
 from convene_keys.db.types import JSONText
 from convene_keys.models import ActorKind, AuditEvent, Member, Outcome
 from convene_keys.text import redact

@@ -73,7 +73,7 @@ def compute_mac(
 ) -> bytes:
     plain = [kind, *[v if isinstance(v := values[c], _PLAIN) else _plain(v) for c in columns]]
     message = json.dumps(plain)
-    return hmac.digest(key, message.encode(), "sha256")
+    return hmac.new(key, message.encode(), "sha256").digest()
 
 
 def _plain(value: object) -> object:

@@ -1,37 +1,26 @@
-"""Writers in line on SQLite, and commits that several calls share."""
+"""Writers in line on SQLite, and writes to disk that several of them share."""
 
 import fcntl
 import os
 import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary, finalize
 
 from sqlalchemy import Engine
 
-from convene_keys.db.connections import OwnConnection
-from convene_keys.db.statements import CompiledStatement, Values
-
-Statement = tuple[CompiledStatement, Values]
-
-
-class _Waiting:
-    """One caller's statements; `news` can be acquired once they are written, or are to be."""
-
-    def __init__(self, statements: Sequence[Statement]) -> None:
-        self.statements, self.written, self.news = statements, False, threading.Lock()
-        self.news.acquire()
+from convene_keys.db.connections import OwnConnection, SQLiteConnection
+from convene_keys.db.statements import Statement
 
 
 class WriteQueue:
-    """Where one process's writers to a database stand in line."""
+    """Where one process's writers to a database stand in line, and how much of it is on disk."""
 
     def __init__(self, engine: Engine) -> None:
         self.turn = threading.Lock()
         self.path = f"{engine.url.database}-turn" if engine.dialect.name == "sqlite" else None
         self.file: int | None = None
-        self.waiting, self.led, self.lock = deque[_Waiting](), False, threading.Lock()
+        self.disk, self.committed, self.on_disk = threading.Lock(), 0, 0
 
 
 _queues: WeakKeyDictionary[Engine, WriteQueue] = WeakKeyDictionary()
@@ -78,55 +67,24 @@ def alone_in_file(queue: WriteQueue) -> Iterator[None]:
         fcntl.flock(queue.file, fcntl.LOCK_UN)
 
 
-def write_together(connection: OwnConnection, statements: Sequence[Statement]) -> None:
-    """End a reading and write `statements`, each with its parameters; then they are on disk.
+def write_durably(connection: OwnConnection, statements: Sequence[Statement]) -> None:
+    """End a reading and write `statements`, all or none; then they are on disk.
 
-    Whoever comes while another is writing waits, and the first of those who wait then writes for
-    all of them in one transaction: one commit to disk serves many calls. Where that fails, each
-    writes its own, so that only the one at fault raises.
+    On SQLite a commit only hands them to the operating system. Whoever is then first has the disk
+    take all that was committed by then, while others commit: so a disk that is slow serves many at
+    a time. In the moment between, others may see what a loss of power would undo, and what was
+    answered is never undone. PostgreSQL does the same by itself.
     """
     connection.end()
-    queue, mine = queue_of(connection.engine), _Waiting(statements)
-    with queue.lock:
-        queue.waiting.append(mine)
-        leads, queue.led = not queue.led, True
-    if not leads:
-        mine.news.acquire()
-        if mine.written:
-            return
-    try:
-        with queue.turn:
-            _lead(queue, connection, mine)
-    finally:
-        with queue.lock:
-            queue.led = bool(queue.waiting)
-            if queue.waiting:
-                queue.waiting[0].news.release()
-
-
-def _lead(queue: WriteQueue, connection: OwnConnection, mine: _Waiting) -> None:
-    """Write for all who wait; `mine` is the first of them."""
-    with queue.lock:
-        others = [queue.waiting.popleft() for _ in range(len(queue.waiting))][1:]
-    try:
-        _write(queue, connection, [mine, *others])
-    except Exception:  # whatever it was, nobody else's place in line is lost by it
-        with queue.lock:
-            queue.waiting.extendleft(reversed(others))
-        if not others:
-            raise
-        _write(queue, connection, [mine])
+    if not isinstance(connection, SQLiteConnection):
+        connection.write(statements)
         return
-    for waiting in others:
-        waiting.written = True
-        waiting.news.release()
-
-
-def _write(queue: WriteQueue, connection: OwnConnection, batch: Sequence[_Waiting]) -> None:
-    """One transaction; each statement once, with the parameters of all that have it."""
-    parameters: dict[CompiledStatement, list[Values]] = {}
-    for waiting in batch:
-        for statement, values in waiting.statements:
-            parameters.setdefault(statement, []).append(values)
-    with alone_in_file(queue):
-        connection.write(parameters)
+    queue = queue_of(connection.engine)
+    with turn_of(connection.engine):
+        connection.write(statements)
+        queue.committed = mine = queue.committed + 1
+    with queue.disk:
+        if queue.on_disk < mine:
+            committed = queue.committed
+            connection.flush()
+            queue.on_disk = committed

@@ -8,16 +8,14 @@ import os
 import select
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, finalize
 
 from sqlalchemy import Engine, event
 
-from convene_keys.db.statements import CompiledStatement, RawConnection, Values, translated
-
-Batch = Mapping[CompiledStatement, Sequence[Values]]
+from convene_keys.db.statements import RawConnection, Statement, translated
 
 
 class OwnConnection(RawConnection, ABC):
@@ -40,12 +38,17 @@ class OwnConnection(RawConnection, ABC):
         """End what was begun, and undo what was not committed."""
 
     @abstractmethod
-    def write(self, batch: Batch) -> None:
-        """One transaction: each statement with each of its parameters. Then it is on disk."""
+    def write(self, statements: Sequence[Statement]) -> None:
+        """All of them in one transaction, or none."""
 
 
 class SQLiteConnection(OwnConnection):
     """Each reading sees one moment of the database, and holds nobody up."""
+
+    def __init__(self, driver: Any, engine: Engine) -> None:
+        super().__init__(driver, engine)
+        self._execute("PRAGMA synchronous=NORMAL")  # a commit is not on disk before `flush`
+        self._wal: int | None = None
 
     def is_ready(self) -> bool:
         return not self.driver.in_transaction
@@ -57,15 +60,35 @@ class SQLiteConnection(OwnConnection):
         if self.driver.in_transaction:
             self._execute("ROLLBACK")
 
-    def write(self, batch: Batch) -> None:
+    def write(self, statements: Sequence[Statement]) -> None:
+        if len(statements) == 1:  # a transaction by itself
+            self.run(*statements[0])
+            return
         self._execute("BEGIN IMMEDIATE")
         try:
-            for statement, values_of_all in batch.items():
-                self.run(statement, values_of_all)
+            for statement in statements:
+                self.run(*statement)
             self._execute("COMMIT")
         except BaseException:
             self.end()
             raise
+
+    def flush(self) -> None:
+        """Have the disk take all that was committed so far, by whichever connection.
+
+        The WAL is the same file for as long as this connection is open.
+        """
+        if self._wal is None:
+            self._wal = os.open(f"{self.engine.url.database}-wal", os.O_RDONLY)
+            finalize(self, os.close, self._wal)
+        try:
+            os.fdatasync(self._wal)
+        except OSError as error:
+            # The disk may never be asked again for what it failed at: do without the WAL.
+            ((busy, _, _),) = self.driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if busy:
+                failed = self.dialect.loaded_dbapi.OperationalError(str(error))
+                raise translated(failed, self.engine) from error
 
     def _execute(self, sql: str) -> None:
         try:
@@ -97,16 +120,15 @@ class PostgreSQLConnection(OwnConnection):
     def end(self) -> None:
         """Nothing to do: what was written is committed."""
 
-    def write(self, batch: Batch) -> None:
+    def write(self, statements: Sequence[Statement]) -> None:
         """One round trip, with the beginning and the end of a transaction only where it needs one."""
-        statements = list(batch.items())
-        if len(statements) == 1 and len(statements[0][1]) == 1:
+        if len(statements) == 1:
             self.run(*statements[0])
             return
         try:
             with self.driver.pipeline(), self.driver.transaction():
-                for statement, values_of_all in statements:
-                    self.run(statement, values_of_all)
+                for statement in statements:
+                    self.run(*statement)
         except self.errors as error:
             raise translated(error, self.engine) from error
 

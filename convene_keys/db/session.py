@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Engine, Index, MetaData, UniqueConstraint, ev
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Session, declared_attr
 
-from convene_keys.db.commits import Statement, turn_of
-from convene_keys.db.statements import RawConnection
+from convene_keys.db.commits import turn_of
+from convene_keys.db.statements import RawConnection, Statement
 from convene_keys.db.types import UTCDateTime
 
 
@@ -82,7 +82,7 @@ def write(session: Session, statements: Sequence[Statement]) -> None:
     """Write `statements` in the caller's transaction, after what it changed."""
     connection = raw_connection(session)
     for statement, values in statements:
-        connection.run(statement, [values])
+        connection.run(statement, values)
 
 
 def is_duplicate(error: IntegrityError, unique: Index | UniqueConstraint) -> bool:

@@ -38,6 +38,9 @@ class CompiledStatement:
         return found
 
 
+Statement = tuple[CompiledStatement, Values]  # with what it is run with
+
+
 class _Compiled:
     """A statement as one kind of database takes it: its text, parameters and rows."""
 
@@ -100,11 +103,11 @@ class RawConnection:
         rows = self.all(statement, **values)
         return rows[0] if rows else None
 
-    def run(self, statement: CompiledStatement, values_of_all: Sequence[Values]) -> None:
+    def run(self, statement: CompiledStatement, values: Values) -> None:
         compiled = statement.on(self.dialect)
-        parameters = [compiled.parameters(values) for values in values_of_all]
+        parameters = compiled.parameters(values)
         try:
-            self.driver.cursor().executemany(compiled.sql, parameters)
+            self.driver.execute(compiled.sql, parameters)
         except self.errors as error:
             raise translated(error, self.engine) from error
 

@@ -13,9 +13,8 @@ from convene_keys import clock, config, text
 from convene_keys.audit import user_agents
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, network, record
-from convene_keys.db.commits import Statement
 from convene_keys.db.session import Base, raw_connection, serialize
-from convene_keys.db.statements import CompiledStatement, RawConnection
+from convene_keys.db.statements import CompiledStatement, RawConnection, Statement
 from convene_keys.errors import Problem, Unauthenticated
 from convene_keys.keys import tokens
 from convene_keys.keys.lifecycle import record_expired, target

@@ -5,7 +5,6 @@ A key is `fm_org_`, 32 characters from a CSPRNG (190 bits) and 6 base62 digits o
 are for passwords (OWASP Password Storage Cheat Sheet, "Peppering").
 """
 
-import hashlib
 import hmac
 import re
 import secrets
@@ -53,4 +52,4 @@ def hint(token: str) -> str:
 
 def digest(token: str, pepper: str) -> bytes:
     """What is stored of a key: 32 bytes of HMAC-SHA256 under the pepper."""
-    return hmac.digest(pepper.encode(), token.encode(), hashlib.sha256)
+    return hmac.new(pepper.encode(), token.encode(), "sha256").digest()

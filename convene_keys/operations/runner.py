@@ -21,9 +21,10 @@ from convene_keys.audit import log as audit_log
 from convene_keys.audit import seals
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, Target
-from convene_keys.db.commits import Statement, write_together
+from convene_keys.db.commits import write_durably
 from convene_keys.db.connections import reading
 from convene_keys.db.session import raw_connection, transaction, write
+from convene_keys.db.statements import Statement
 from convene_keys.errors import (
     Forbidden,
     MethodNotAllowed,
@@ -260,7 +261,7 @@ def _execute_and_write(
             statements += authentication.change_updates(call.key)
         write(call.within, statements)
     elif statements:
-        write_together(call.within, statements)
+        write_durably(call.within, statements)
     return answer
 
 

@@ -24,7 +24,8 @@ from convene_keys import create_app
 from convene_keys.audit import seals
 from convene_keys.audit.actions import Action
 from convene_keys.audit.log import Actor, Origin, Target, event, record
-from convene_keys.db.session import db, raw_connection, transaction
+from convene_keys.db.session import db, transaction
+from convene_keys.db.session import write as write_statements
 from convene_keys.models import AuditSeal, Organization, Outcome
 from tests import factories
 from tests.audit.sealed import (
@@ -139,7 +140,7 @@ def write(database_url: str, worker: int, organization_id: int, events: int, mos
                     event(KEY, actor, Action.BOOKING_LISTED, None, Outcome.OK, {"turn": turn})
                     for turn in range(size)
                 ]
-                raw_connection(session).run(made[0][0], [values for _, values in made])
+                write_statements(session, made)
                 if choose.random() < 0.1:  # a change that fails takes its events with it
                     raise Failed
                 recorded += size
