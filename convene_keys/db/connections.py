@@ -10,10 +10,10 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 from weakref import WeakKeyDictionary, WeakSet, finalize
 
 from sqlalchemy import Engine, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from convene_keys.db.statements import RawConnection, Statement, translated
 
@@ -21,7 +21,7 @@ from convene_keys.db.statements import RawConnection, Statement, translated
 class OwnConnection(RawConnection, ABC):
     """A connection that belongs to one thread, which reads on it, then may write."""
 
-    def __init__(self, driver: Any, engine: Engine) -> None:
+    def __init__(self, driver: DBAPIConnection, engine: Engine) -> None:
         super().__init__(driver, engine)
         self.close = finalize(self, _close, driver, os.getpid())
 
@@ -45,7 +45,7 @@ class OwnConnection(RawConnection, ABC):
 class SQLiteConnection(OwnConnection):
     """Each reading sees one moment of the database, and holds nobody up."""
 
-    def __init__(self, driver: Any, engine: Engine) -> None:
+    def __init__(self, driver: DBAPIConnection, engine: Engine) -> None:
         super().__init__(driver, engine)
         self._execute("PRAGMA synchronous=NORMAL")  # a commit is not on disk before `flush`
         self._wal: int | None = None
@@ -100,7 +100,7 @@ class SQLiteConnection(OwnConnection):
 class PostgreSQLConnection(OwnConnection):
     """Each statement sees what is committed by then, which takes no transaction around them."""
 
-    def __init__(self, driver: Any, engine: Engine) -> None:
+    def __init__(self, driver: DBAPIConnection, engine: Engine) -> None:
         from psycopg.pq import TransactionStatus  # only now: SQLite does without it
 
         super().__init__(driver, engine)
@@ -154,7 +154,7 @@ def _disposed(engine: Engine) -> None:
             connection.close()
 
 
-def _close(driver: Any, process: int) -> None:
+def _close(driver: DBAPIConnection, process: int) -> None:
     if os.getpid() == process:  # a parent's connection is the parent's to close
         driver.close()
 
@@ -179,6 +179,7 @@ def _own_connection(engine: Engine) -> OwnConnection:
         except engine.dialect.loaded_dbapi.Error as error:
             raise translated(error, engine) from error
         driver = pooled.driver_connection
+        assert driver is not None  # noqa: S101  the pool opened it
         pooled.detach()
         connection = there.of_thread.connection = _KINDS[engine.dialect.name](driver, engine)
         there.all.add(connection)

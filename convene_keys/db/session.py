@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Connection, Engine, Index, MetaData, UniqueConstraint, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Session, declared_attr
 
@@ -142,7 +143,7 @@ def prepare_sqlite(engine: Engine) -> None:
     path.touch(mode=0o600)  # what SQLite puts beside it is no more open than this
 
     @event.listens_for(engine, "connect")
-    def connect(connection: Any, _record: object) -> None:
+    def connect(connection: DBAPIConnection, _record: object) -> None:
         connection.isolation_level = None  # the driver must not begin by itself
         for pragma in (
             "journal_mode=WAL",
