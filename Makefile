@@ -1,6 +1,6 @@
 # Convene Keys: `make` or `make help` lists what there is to do.
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test test-quick coverage soak deploytest lint conformance bench lighthouse screenshots reference
+.PHONY: help install run demo test test-quick coverage soak deploytest lint conformance bench bench-growth lighthouse screenshots reference
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 # Compiled once, not at each start, whatever the shell around it asks for.
@@ -81,8 +81,11 @@ lint: .venv/tests ## Check style, types, layers and templates; changes nothing
 conformance: .venv/tests .venv-conformance/ready ## Run MCP's conformance suite and TypeScript clients against /mcp
 	@$(BIN)/python -m tests.conformance.run
 
-bench: .venv/tests .venv-bench/ready ## Measure calls against yardsticks, and growth to ten million events
-	@$(BIN)/python -m bench.run
+bench: .venv/tests .venv-bench/ready ## Measure what a call costs, against yardsticks, in six minutes
+	@$(BIN)/python -m bench.run call tool service
+
+bench-growth: .venv/tests .venv-bench/ready ## Measure an attack, a scan, a check-up, and growth to ten million events
+	@$(BIN)/python -m bench.run attack scan checkup growth
 
 lighthouse: .venv/tests ## Print Lighthouse's scores of three pages; needs Node and Chromium
 	@$(BIN)/python -m bench.lighthouse

@@ -4,9 +4,6 @@ Eight connections that send without a pause fill two cores whatever they send. S
 in turn beside nobody, beside eight who open the sign-in page, and beside eight who attack.
 """
 
-import contextlib
-import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +11,8 @@ from statistics import quantiles
 from urllib.parse import urlencode
 
 from bench.report import Figure
-from bench.servers import ROOT, Visitor, create_database, install, serving_product
-from tests.test_attack import CONNECTIONS, RAW, WORST
+from bench.servers import CLIENTS, Visitor, create_database, install, loaded, serving_product
+from tests.test_attack import RAW, WORST
 
 ME = "/api/v1/admin/me"
 ROUNDS, SECONDS = 8, 5
@@ -38,19 +35,19 @@ def _measured(name: str, database_url: str, folder: Path) -> Iterator[Figure]:
         Visitor(server.port, Authorization=f"Bearer {made.key}") as caller,
     ):
         attack = _attack(server.port, folder / "forms.txt")
-        with _sending(server.port, **attack):
+        with loaded(server.port, "/login", "-s", "bench/attack.lua", **attack):
             time.sleep(20)  # tries are made before there are too many
         alone, visited, attacked = [], [], []
         for _ in range(ROUNDS):
             alone.append(_p99(caller))
-            with _sending(server.port):
+            with loaded(server.port, "/login"):
                 visited.append(_p99(caller))
-            with _sending(server.port, **attack):
+            with loaded(server.port, "/login", "-s", "bench/attack.lua", **attack):
                 attacked.append(_p99(caller))
     what = f"{name}: the slowest 1 % of a key's calls"
     yield Figure(f"{what}, nobody else there", alone, "ms")
-    yield Figure(f"{what} beside {CONNECTIONS} who open the sign-in page", visited, "ms")
-    yield Figure(f"{what} beside {CONNECTIONS} who attack", attacked, "ms", BAR)
+    yield Figure(f"{what} beside {CLIENTS} who open the sign-in page", visited, "ms")
+    yield Figure(f"{what} beside {CLIENTS} who attack", attacked, "ms", BAR)
     ratios = [theirs / its for theirs, its in zip(attacked, visited, strict=True)]
     yield Figure(f"{what}: attackers against visitors", ratios, bar=RATIO_BAR)
 
@@ -63,22 +60,6 @@ def _attack(port: int, forms: Path) -> dict[str, str]:
     bodies += [urlencode(token).encode() + b"&" + raw for raw in RAW]
     forms.write_bytes(b"\n".join(bodies))
     return {"BENCH_FORMS": str(forms), "BENCH_COOKIE": visitor.cookies}
-
-
-@contextlib.contextmanager
-def _sending(port: int, **environ: str) -> Iterator[None]:
-    """Eight connections that open the sign-in page, or attack, without a pause."""
-    script = ["-s", "bench/attack.lua"] if environ else []
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", "-d1h", *script, f"http://127.0.0.1:{port}/login"]
-    sender = subprocess.Popen(  # noqa: S603
-        command, cwd=ROOT, env=os.environ | environ, stdout=subprocess.DEVNULL
-    )
-    try:
-        time.sleep(1)
-        yield
-    finally:
-        sender.terminate()
-        sender.wait()
 
 
 def _p99(caller: Visitor) -> float:

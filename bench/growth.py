@@ -192,7 +192,7 @@ def _worker(small: Installation) -> list[Figure]:
                 memory.append(site.server.memory())
     half, full = memory
     return [
-        Figure(f"a worker's memory after {REQUESTS:,} requests (PSS)", [full.pss], "MiB", 70),
+        Figure(f"a worker's memory after {REQUESTS:,} requests (PSS)", [full.pss], "MiB", 60),
         Figure("the same with all that it shares (RSS)", [full.rss], "MiB"),
         Figure("of that, grown in the second half of them", [full.rss - half.rss], "MiB", 1),
     ]

@@ -1,4 +1,4 @@
-"""The benchmarks: what a call costs, and what grows. `make bench` runs all; or name some.
+"""The benchmarks, by name: `make bench` is what a call costs, `make bench-growth` the rest.
 
 Prints a table in Markdown and writes bench/results.json, with every round of every figure.
 """
@@ -9,13 +9,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import attack, call, checkup, growth, scan, tool
+from bench import attack, call, checkup, growth, scan, service, tool
 from bench.report import report
 from bench.servers import ROOT, postgresql
 
 PARTS = {
     "call": call.measure,
     "tool": tool.measure,
+    "service": service.measure,
     "attack": attack.measure,
     "scan": scan.measure,
     "checkup": checkup.measure,

@@ -22,6 +22,7 @@ import psycopg
 ROOT = Path(__file__).resolve().parent.parent
 BENCH_PYTHON = ROOT / ".venv-bench/bin/python"
 FLASK = (ROOT / ".venv/bin/flask", "--app", "wsgi")
+CLIENTS = 8
 EMAIL, PASSWORD = "maya@example.org", "a password for one benchmark only"
 BOOKINGS = "/api/v1/admin/bookings?limit=10"
 
@@ -137,6 +138,7 @@ class Memory:
 class Server:
     port: int
     process: int
+    starting: float  # seconds until it first answered
 
     def memory(self) -> Memory:
         """Of its one worker."""
@@ -152,6 +154,7 @@ def serving(command: list[str], **environ: str) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
+    began = time.monotonic()
     process = subprocess.Popen(  # noqa: S603
         [*command, f"--bind=127.0.0.1:{port}"],
         cwd=ROOT,
@@ -160,7 +163,6 @@ def serving(command: list[str], **environ: str) -> Iterator[Server]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        end = time.monotonic() + 30
         while True:
             try:
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -168,10 +170,10 @@ def serving(command: list[str], **environ: str) -> Iterator[Server]:
                 connection.getresponse().close()
                 break
             except OSError:
-                if process.poll() is not None or time.monotonic() > end:
+                if process.poll() is not None or time.monotonic() > began + 30:
                     sys.exit(f"It does not start: {' '.join(command)}")
-                time.sleep(0.1)
-        yield Server(port, process.pid)
+                time.sleep(0.01)
+        yield Server(port, process.pid, time.monotonic() - began)
     finally:
         process.terminate()
         process.wait()
@@ -184,6 +186,21 @@ def serving_product(
     gunicorn = [str(ROOT / ".venv/bin/gunicorn"), "-c", "deploy/gunicorn.conf.py"]
     command = [*gunicorn, *gunicorn_options(**changes), "wsgi:app"]
     return serving(command, **installation.environ)
+
+
+@contextlib.contextmanager
+def loaded(port: int, path: str, *wrk: str, **environ: str) -> Iterator[None]:
+    """Eight clients that ask for `path`, or for what wrk's script says, without a pause."""
+    command = ["wrk", "-t1", f"-c{CLIENTS}", "-d1h", *wrk, f"http://127.0.0.1:{port}{path}"]
+    sender = subprocess.Popen(  # noqa: S603
+        command, cwd=ROOT, env=os.environ | environ, stdout=subprocess.DEVNULL
+    )
+    try:
+        time.sleep(1)
+        yield
+    finally:
+        sender.terminate()
+        sender.wait()
 
 
 class Visitor:
@@ -211,15 +228,17 @@ class Visitor:
         """All of them, as the header carries them."""
         return self._headers.get("Cookie", "")
 
-    def csrf_token(self) -> str:
-        """What the form to sign in needs, from whoever has the cookies."""
-        found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', self.get("/login"))
+    def csrf_token(self, path: str = "/login") -> str:
+        """What a page's forms need, from whoever has the cookies."""
+        found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', self.get(path))
         assert found is not None  # noqa: S101
         return found[1]
 
     def sign_in(self) -> None:
-        form = {"csrf_token": self.csrf_token(), "email": EMAIL, "password": PASSWORD}
-        self._ask("POST", "/login", urlencode(form)).read()
+        self.post("/login", csrf_token=self.csrf_token(), email=EMAIL, password=PASSWORD)
+
+    def post(self, path: str, **form: str) -> None:
+        self._ask("POST", path, urlencode(form)).read()
 
     def _ask(self, method: str, path: str, body: str | None = None) -> http.client.HTTPResponse:
         form = {"Content-Type": "application/x-www-form-urlencoded"} if body else {}

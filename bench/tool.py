@@ -13,7 +13,7 @@ TOOL = {
     "method": "tools/call",
     "params": {"name": "list_bookings", "arguments": {"limit": 10}},
 }
-BAR = 1.6
+BAR = 1.2
 
 
 def measure(folder: Path, postgres: str) -> list[Figure]:
