@@ -18,7 +18,7 @@ from bench.servers import (
     serving_product,
 )
 
-STARTS, ROUNDS, SECONDS = 5, 5, 6
+STARTS, ROUNDS, SECONDS = 5, 5, 4
 KEY = "/admin/api_keys/2"
 
 
