@@ -49,8 +49,7 @@ def create_app(environ: Mapping[str, str] | None = None, *, commands: bool = Tru
     headers.init_app(app, every_answer)
     key_app = app.extensions["key_app"] = KeyApp(app, site, every_answer)
     app.wsgi_app = key_app  # type: ignore[assignment]
-    if settings.trusted_proxies:
-        hops = settings.trusted_proxies
+    if hops := settings.trusted_proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
     request_body.init_app(app)
 

@@ -82,16 +82,10 @@ def _named(session: Session, organization_id: int, words: str) -> Part:
         return any_of()
     own = ApiKey.organization_id == organization_id
     keys = select(ApiKey.id).where(own, ApiKey.name_folded.contains(folded, autoescape=True))
-    renamed = (
-        select(AuditEvent.target_id, AuditEvent.detail)
-        .where(AuditEvent.organization_id == organization_id)
-        .where(AuditEvent.action == Action.KEY_RENAMED)
-        .order_by(AuditEvent.at.desc(), AuditEvent.id.desc())
-        .limit(RENAMED_MAX)
-    )
+    earlier = _earlier_names(session, organization_id)
     key_ids = {
         *session.scalars(keys.limit(WAYS_MAX)),
-        *(int(number) for number, was in session.execute(renamed) if folded in fold(was["before"])),
+        *(number for number, name in earlier if folded in fold(name)),
     }
     team = select(Member.id, Member.name).where(Member.organization_id == organization_id)
     member_ids = [number for number, name in session.execute(team) if folded in fold(name)]
@@ -118,6 +112,18 @@ def _named(session: Session, organization_id: int, words: str) -> Part:
             *things,
         )
     )
+
+
+def _earlier_names(session: Session, organization_id: int) -> list[tuple[int, str]]:
+    """Ids of keys that were renamed, each with a name that it had."""
+    renamed = (
+        select(AuditEvent.target_id, AuditEvent.detail)
+        .where(AuditEvent.organization_id == organization_id)
+        .where(AuditEvent.action == Action.KEY_RENAMED)
+        .order_by(AuditEvent.at.desc(), AuditEvent.id.desc())
+        .limit(RENAMED_MAX)
+    )
+    return [(int(number), was["before"]) for number, was in session.execute(renamed)]
 
 
 def _things(low: str) -> list[Condition]:
