@@ -22,11 +22,11 @@ NEW_ENOUGH := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$python" -c '$(NEW_ENOUGH)' 2>/dev/null && { echo "$$python"; break; }; done)
 # What the tests need besides Python; installed only as root, or where sudo asks for no password.
-TEST_PACKAGES := chromium redis-server nodejs nginx caddy
+TEST_PACKAGES := chromium redis-server nodejs nginx caddy pgbouncer
 # Chromium without a window, which the tests take where there is a package of it.
 FASTER_CHROMIUM := chromium-headless-shell
 HAS_TEST_PACKAGES := PATH="$$PATH:/usr/sbin"; command -v chromium && command -v redis-server && \
-	command -v nginx && command -v caddy && \
+	command -v nginx && command -v caddy && command -v pgbouncer && \
 	node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)'
 INSTALL_TEST_PACKAGES := sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
 	$$sudo apt-get update && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y $(TEST_PACKAGES) && \
@@ -52,7 +52,7 @@ demo: .venv/runtime ## The same with a database of its own, full of sample data
 
 test: .venv/tests ## Set up what the tests need, then run every test
 	@{ $(HAS_TEST_PACKAGES) || { $(INSTALL_TEST_PACKAGES) && $(HAS_TEST_PACKAGES); }; } >/dev/null 2>&1 || { \
-	echo "The tests need Chromium, Redis, nginx, Caddy and Node 18 or newer. Please install them: apt-get install -y $(TEST_PACKAGES)" >&2; exit 1; }
+	echo "The tests need Chromium, Redis, nginx, Caddy, PgBouncer and Node 18 or newer. Please install them: apt-get install -y $(TEST_PACKAGES)" >&2; exit 1; }
 	@$(PYTEST) $(COUNT)
 
 coverage: COUNT := --cov --cov-report=term

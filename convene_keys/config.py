@@ -219,7 +219,9 @@ def _postgresql_url(value: str) -> str:
         raise _Bad("must look for a server that takes changes", POSTGRESQL_EXAMPLE)
     if not re.fullmatch("[1-9][0-9]{0,2}", options["connect_timeout"]):
         raise _Bad("must have a connect_timeout from 1 to 999 seconds", POSTGRESQL_EXAMPLE)
-    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    if options.get("prepare_threshold", "none") != "none":
+        raise _Bad("must have no prepare_threshold but none", POSTGRESQL_EXAMPLE)
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()} | {"prepare_threshold"}
     if unknown := options.keys() - known:
         raise _Bad(f"must not have the option {min(unknown)!r}", POSTGRESQL_EXAMPLE)
     where = {"host": ",".join(host for host, _ in hosts), "port": ",".join(ports)}

@@ -77,11 +77,16 @@ class Postgres:
         """The folder of its socket, which is what it listens on."""
         return str(self._server.get_postmaster_info().socket_dir)
 
+    @property
+    def user(self) -> str | None:
+        """Whom the server runs as, if that is not who runs the tests."""
+        return self._server.system_user
+
     def tool(self, name: str, *args: str) -> str:
         """What one of PostgreSQL's own programs prints, run as the user that the server runs as."""
         done = subprocess.run(
             [PROGRAMS / name, *args],
-            user=self._server.system_user,
+            user=self.user,
             cwd="/",
             capture_output=True,
             text=True,

@@ -57,6 +57,9 @@ GOOD: list[tuple[str, str, str, Any]] = [
             "postgresql://u:p@/d?host=a:1&host=b:2": f"u:p@/d?host=a,b&port=1,2&{OPTIONS}",
             "postgresql://u:p@/d?host=a,b&port=1,2": f"u:p@/d?host=a,b&port=1,2&{OPTIONS}",
             "postgresql://a,b/d?port=6432": f"/d?host=a,b&port=6432&{OPTIONS}",
+            "postgresql://h/d?prepare_threshold=none": (
+                f"/d?host=h&port=&{OPTIONS}&prepare_threshold=none"
+            ),
             "postgresql://h/d?target_session_attrs=primary&connect_timeout=9&sslmode=require": (
                 "/d?host=h&port=&target_session_attrs=primary&connect_timeout=9"
                 "&tcp_user_timeout=5000&keepalives_idle=5&keepalives_interval=2&sslmode=require"
@@ -173,6 +176,7 @@ BAD = [
     ("DATABASE_URL", "postgresql://h/d?connect_timeout=soon"),
     ("DATABASE_URL", "postgresql://h/d?connect_timeout=0"),
     ("DATABASE_URL", "postgresql://h/d?ssl=true"),
+    ("DATABASE_URL", "postgresql://h/d?prepare_threshold=5"),
     ("DATABASE_URL", "/var/a.db"),
     ("SECRET_KEY", "short"),
     ("KEY_PEPPER", "short"),

@@ -121,14 +121,16 @@ def alone(name: str) -> Iterator[bool]:
             else:
                 yield True
         return
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        lock = "SELECT {}(hashtextextended(%s, 0))"
-        got = connection.exec_driver_sql(lock.format("pg_try_advisory_lock"), (name,)).scalar_one()
-        try:
-            yield got
-        finally:
-            if got:
-                connection.exec_driver_sql(lock.format("pg_advisory_unlock"), (name,))
+    with engine.connect() as connection:  # until its transaction ends: a pooler may sit in between
+        lock = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
+        yield connection.exec_driver_sql(lock, (name,)).scalar_one()
+
+
+@event.listens_for(Engine, "do_connect")
+def _connect(_dialect: object, _record: object, _given: object, options: dict[str, object]) -> None:
+    """A pooler gives each transaction another connection, on which nothing has been prepared."""
+    if options.get("prepare_threshold") == "none":
+        options["prepare_threshold"] = None
 
 
 def prepare_sqlite(engine: Engine) -> None:

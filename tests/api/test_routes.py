@@ -344,7 +344,9 @@ def test_read_key_may_not_change(client: Browser, organization: Organization, ma
         path = operation.path.replace("{id}", "1")
         problem = caller(operation.method, path, 403, json={"status": "approved"}).json
         assert problem["code"] == "scope_required"
-    assert [(event.outcome, event.target_id) for event in _events()] == [("denied", "1")] * len(writes)
+    assert [(event.outcome, event.target_id) for event in _events()] == [("denied", "1")] * len(
+        writes
+    )
     caller("GET", "/bookings")
 
 
