@@ -82,7 +82,7 @@ class Worker(gthread.ThreadWorker):
     def finish_request(self, conn: Any, fs: Any) -> None:
         """Close at once: gunicorn would wait 2 s for the client to close, and accept nobody then."""
         self.at_work -= 1
-        if not self.worker_connections:
+        if self.alive and not self.worker_connections:
             # Who was left waiting comes before who goes on, or has sent more requests already.
             self.worker_connections = self.cfg.worker_connections
             for listener in self.sockets:
